@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from arendezvous import guesses
+from arendezvous.backends.feed import RUNS_INTERVAL, RunsItem
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.events import LawEvent
@@ -24,7 +25,6 @@ from arendezvous.schemes import BackendSettings, Scheme
 from arendezvous.wire.native.messages import Happened, RunSummary
 
 BACKOFF: Final = Backoff(first=0.1, last=5.0)
-RUNS_INTERVAL: Final = 1.0  # seconds between two lists of runs, of a server that has to be asked
 KEPT: Final = 4096  # events that nobody has taken
 
 
@@ -70,7 +70,6 @@ ItemT = TypeVar("ItemT")
 EventT = TypeVar("EventT")
 LatestT = TypeVar("LatestT")
 Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncIterable[ItemT]]]
-RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
 
 
 class NewsFeed(Generic[ItemT]):

@@ -32,8 +32,9 @@ from arendezvous.rendezvous.options import Option, picked, settings_of
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
+    from arendezvous.backends.feed import RunsItem
     from arendezvous.doctor.checks import Finding
-    from arendezvous.observing import RunNews, RunsItem
+    from arendezvous.observing import RunNews
     from arendezvous.plugins import PlugIns
 
 GROUP: Final = "arendezvous.schemes"

@@ -289,19 +289,22 @@ def wait_for_one(target: Target) -> None:
                 read_exactly(other, 8 + 8)
 
 
-def pipeline(target: Target) -> None:
-    """Gets without end, on 200 connections."""
-    gets = encode_request(Get(PREFIX + b"none")) * 5000
-    socks = [store(target) for _ in range(200)]
+def flood(socks: list[socket.socket], requests: bytes) -> None:
+    """Sends the same without end on all connections, and reads what comes."""
 
     def push(sock: socket.socket) -> None:
         with until_dropped():
             while True:
-                sock.sendall(gets)
+                sock.sendall(requests)
 
     for sock in socks:
         threading.Thread(target=push, args=(sock,), daemon=True).start()
     drain(*socks)
+
+
+def pipeline(target: Target) -> None:
+    """Gets without end, on 200 connections."""
+    flood([store(target) for _ in range(200)], encode_request(Get(PREFIX + b"none")) * 5000)
 
 
 def read_nothing(target: Target) -> None:

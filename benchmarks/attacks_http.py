@@ -24,6 +24,7 @@ from benchmarks.attacks import (
     connect,
     drain,
     fill_run,
+    flood,
     join_and_leave,
     large_run,
     long_value,
@@ -224,17 +225,7 @@ def pop_and_read_nothing(target: Target) -> None:
 
 def pipeline(target: Target) -> None:
     """Gets without end, on 200 connections, many in each write."""
-    gets = request_of(f"GET {KEYS}none") * 500
-    socks = [connect(target.http) for _ in range(200)]
-
-    def push(sock: socket.socket) -> None:
-        with until_dropped():
-            while True:
-                sock.sendall(gets)
-
-    for sock in socks:
-        threading.Thread(target=push, args=(sock,), daemon=True).start()
-    drain(*socks)
+    flood([connect(target.http) for _ in range(200)], request_of(f"GET {KEYS}none") * 500)
 
 
 # Runs

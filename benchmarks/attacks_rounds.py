@@ -7,20 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from arendezvous.law.operations import (
-    Arrive,
-    Hold,
-    Join,
-    Leave,
-    Operation,
-    Pardon,
-    Progress,
-    Quarantine,
-    Release,
-    Resize,
-    Update,
-    Withdraw,
-)
+from arendezvous.law import operations as ops
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.wire.native.messages import GetGone, GetRoster, WatchRun, encode
@@ -46,9 +33,9 @@ KNOWN: Final = (
 LEAST: Final = RunSettings(1, LARGE, 0.0, 600.0)
 
 
-def _large(settings: RunSettings, brings: Brought | None, label: str = "") -> list[Operation]:
+def _large(settings: RunSettings, brings: Brought | None, label: str = "") -> list[ops.Operation]:
     descs = (NodeDesc(f"n{number}", label=label, brings=brings) for number in range(LARGE))
-    return [Join(desc, settings) for desc in descs]
+    return [ops.Join(desc, settings) for desc in descs]
 
 
 def run_with_data(target: Target) -> None:
@@ -82,7 +69,7 @@ def join_with_facts(target: Target) -> None:
     rules = RoundRules(facts=dict.fromkeys(names, "sum"))
     settings = RunSettings(LARGE, LARGE, 0.0, 600.0, rules=rules)
     joins = _large(settings, Brought(facts=dict.fromkeys(names, 7)))
-    leaves = [Leave(f"n{number}") for number in range(LARGE)]
+    leaves = [ops.Leave(f"n{number}") for number in range(LARGE)]
     _without_end(target, lambda: itertools.cycle([*joins, *leaves]))
 
 
@@ -92,13 +79,13 @@ def join_with_roles(target: Target) -> None:
     rules = RoundRules(roles=roles | {"never": Role(1, 1)})
     settings = RunSettings(64, 63 * LARGE + 1, 3600.0, 600.0, rules=rules)
     joins = [
-        Join(NodeDesc(f"n{number}", brings=Brought(f"role{number % 63}", slots=8)), settings)
+        ops.Join(NodeDesc(f"n{number}", brings=Brought(f"role{number % 63}", slots=8)), settings)
         for number in range(LARGE)
     ]
 
-    def moves() -> Iterator[Operation]:
+    def moves() -> Iterator[ops.Operation]:
         for number in itertools.count():
-            yield Resize(1, 1 + number % LARGE, f"role{number % 63}", "bench", "x" * 256)
+            yield ops.Resize(1, 1 + number % LARGE, f"role{number % 63}", "bench", "x" * 256)
 
     _without_end(target, lambda: itertools.chain(joins, moves()))
 
@@ -111,11 +98,11 @@ def update(target: Target) -> None:
     for sock in watchers[::2]:
         threading.Thread(target=drain, args=(sock,), daemon=True).start()
 
-    def changes() -> Iterator[Operation]:
+    def changes() -> Iterator[ops.Operation]:
         for number in itertools.count():
             node = f"n{number % LARGE}"
-            yield Update(node, b"[%d,%s]" % (number, KNOWN))
-            yield Progress(node, number)
+            yield ops.Update(node, b"[%d,%s]" % (number, KNOWN))
+            yield ops.Progress(node, number)
 
     _without_end(target, lambda: itertools.chain(_large(LEAST, None), changes()))
 
@@ -123,13 +110,13 @@ def update(target: Target) -> None:
 def arrive(target: Target) -> None:
     """Has 4,000 members come to barriers of theirs with values of 1 KiB, and withdraw, without end."""
 
-    def coming() -> Iterator[Operation]:
+    def coming() -> Iterator[ops.Operation]:
         for turn in itertools.count():
             for number in range(LARGE):
                 value = b"[%d,%s]" % (number, KNOWN)
-                yield Arrive(f"n{number}", 1, 0, f"barrier{number % 80}", turn, "same", value)
+                yield ops.Arrive(f"n{number}", 1, 0, f"barrier{number % 80}", turn, "same", value)
             for number in range(LARGE):
-                yield Withdraw(f"n{number}", 1, 0, f"barrier{number % 80}", turn)
+                yield ops.Withdraw(f"n{number}", 1, 0, f"barrier{number % 80}", turn)
 
     _without_end(target, lambda: itertools.chain(_all_at_once(), coming()))
 
@@ -137,10 +124,10 @@ def arrive(target: Target) -> None:
 def pass_barriers(target: Target) -> None:
     """Has 4,000 members pass one barrier after the other, with a value each, which are summed up."""
 
-    def passing() -> Iterator[Operation]:
+    def passing() -> Iterator[ops.Operation]:
         for turn in itertools.count():
             for number in range(LARGE):
-                yield Arrive(f"n{number}", 1, 0, "b", turn, "sum", b"%d" % number)
+                yield ops.Arrive(f"n{number}", 1, 0, "b", turn, "sum", b"%d" % number)
 
     _without_end(target, lambda: itertools.chain(_all_at_once(), passing()))
 
@@ -148,15 +135,15 @@ def pass_barriers(target: Target) -> None:
 def decide(target: Target) -> None:
     """Decides all that operators may, in a run of 4,000 that wait, without end."""
 
-    def decisions() -> Iterator[Operation]:
+    def decisions() -> Iterator[ops.Operation]:
         for number in itertools.count():
             why = f"{number:256d}"
-            yield Quarantine(f"label{number % 2000}", is_label=True, by="bench", reason=why)
-            yield Quarantine(f"nobody{number}", by="bench", reason=why, seconds=0.01 + number % 7)
-            yield Pardon(f"label{(number - 5) % 2000}", is_label=True, by="bench")
-            yield Hold("bench", why)
-            yield Resize(1 + number % LARGE, LARGE, by="bench", reason=why)
-            yield Release("bench")
+            yield ops.Quarantine(f"label{number % 2000}", is_label=True, by="bench", reason=why)
+            yield ops.Quarantine(f"nobody{number}", by="bench", reason=why, seconds=0.01 + number % 7)
+            yield ops.Pardon(f"label{(number - 5) % 2000}", is_label=True, by="bench")
+            yield ops.Hold("bench", why)
+            yield ops.Resize(1 + number % LARGE, LARGE, by="bench", reason=why)
+            yield ops.Release("bench")
 
     waiting = RunSettings(LARGE + 1, LARGE + 1, 0.0, 600.0)
     _without_end(target, lambda: itertools.chain(_large(waiting, None, "rack"), decisions()))
@@ -165,15 +152,15 @@ def decide(target: Target) -> None:
 def shut_out(target: Target) -> None:
     """Quarantines and pardons the rack that 4,000 members are in, who join again, without end."""
     joins = _large(LEAST, None, "rack")
-    out: list[Operation] = [Quarantine("rack", is_label=True), Pardon("rack", is_label=True)]
+    out: list[ops.Operation] = [ops.Quarantine("rack", is_label=True), ops.Pardon("rack", is_label=True)]
     _without_end(target, lambda: itertools.cycle([*joins, *out]))
 
 
-def _all_at_once() -> list[Operation]:
+def _all_at_once() -> list[ops.Operation]:
     return _large(RunSettings(LARGE, LARGE, 0.0, 600.0), None)
 
 
-def _without_end(target: Target, begin: Callable[[], Iterator[Operation]]) -> None:
+def _without_end(target: Target, begin: Callable[[], Iterator[ops.Operation]]) -> None:
     """Proposes as fast as it is taken; what comes of it is read. Begins anew where the server drops it."""
     while True:
         operations = begin()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import abc
 from contextlib import AsyncExitStack
-from typing import Self
+from typing import Final, Self
 
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.state import NodeView
 from arendezvous.net.background import Background
+from arendezvous.net.backoff import Backoff
+
+BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
 
 
 class BackendBase(RendezvousBackend):

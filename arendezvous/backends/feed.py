@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -12,10 +12,13 @@ import msgspec
 from arendezvous.law.operations import Arrive, Close, Join, Leave, Operation, Progress, Resume, Update
 from arendezvous.law.state import MAX_NOTICES, NodeView, Phase
 from arendezvous.net.background import settle
+from arendezvous.wire.native.messages import RunSummary
 
 N = TypeVar("N")
 Saying: TypeAlias = Update | Progress | Arrive
+RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
 
+RUNS_INTERVAL: Final = 1.0  # seconds between two lists of the runs of a server that has to be asked
 MAX_ARRIVALS: Final = 8  # that are said again of each node
 _MOST: Final[dict[type[Saying], int]] = {Update: 1, Progress: 1, Arrive: MAX_ARRIVALS}
 
@@ -112,60 +115,70 @@ class News(AsyncIterator[N], Generic[N]):
         self._woken.set()
 
 
-class Sayings:
-    """Keeps what nodes of a backend have said, for a coordinator that may have forgotten it.
+class Presentations:
+    """Keeps how nodes of a backend joined and what they said, for a coordinator that may have forgotten it.
 
-    Its field `_latest` has of each node and each kind what it has said last. Of the barriers that it has
-    passed these are several: another member may have missed the answer.
+    Attributes:
+        joins: Of each node that is to be in the run, how it joined last.
+
+    Its other fields:
+        _leaving: The same of nodes that are leaving: a member is one until that is answered.
+        _sayings: Of each node and each kind what it has said last. Of the barriers that it has passed these
+            are several: another member may have missed the answer.
     """
 
     def __init__(self) -> None:
-        self._latest: dict[tuple[str, type[Saying]], deque[Saying]] = {}
+        self.joins: dict[str, Join] = {}
+        self._leaving: dict[str, Join] = {}
+        self._sayings: dict[tuple[str, type[Saying]], deque[Saying]] = {}
 
     def note(self, operation: Operation) -> None:
-        """Keeps what a node has said; forgets it all if the node leaves."""
-        if isinstance(operation, Leave):
+        """Keeps how a node joins, or what it says; one that leaves is to be forgotten, see `left`."""
+        if isinstance(operation, Join):
+            self.joins[operation.desc.name] = operation
+        elif isinstance(operation, Leave):
             for kind in _MOST:
-                self._latest.pop((operation.node, kind), None)
+                self._sayings.pop((operation.node, kind), None)
+            if operation.node in self.joins:
+                self._leaving[operation.node] = self.joins.pop(operation.node)
         elif isinstance(operation, Saying):
             kind = type(operation)
-            self._latest.setdefault((operation.node, kind), deque(maxlen=_MOST[kind])).append(operation)
+            self._sayings.setdefault((operation.node, kind), deque(maxlen=_MOST[kind])).append(operation)
 
-    def of(self, node: str, generation: tuple[int, int]) -> Iterator[Saying]:
+    def left(self, node: str) -> None:
+        """Forgets a node whose leave is over, whatever has become of it."""
+        self._leaving.pop(node, None)
+
+    def presented(self, node: str, view: NodeView | None) -> Join | Resume | None:
+        """Makes the operation that presents a node, still known or not; None: it is not in the run.
+
+        By the `view` that it was told last a member presents the rank that it holds, as one that is leaving
+        does, so that its leave is heard as a member's. Who waits joins again, and says which round it knows,
+        so that a coordinator that forgot the run hears that there is one.
+        """
+        join = self.joins.get(node)
+        known = join or self._leaving.get(node)
+        if view is None or known is None or view.phase is Phase.GONE:
+            return None
+        if view.phase is not Phase.MEMBER:
+            return None if join is None else join.knowing(view.known)
+        held = (view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
+        return Resume(known.desc, known.settings, *held)
+
+    def said(self, node: str, generation: tuple[int, int]) -> Iterator[Saying]:
         """Yields what is to be said again for a node, as a member of the round `generation`."""
-        for said in (said for kind in _MOST for said in self._latest.get((node, kind), ())):
+        for said in (said for kind in _MOST for said in self._sayings.get((node, kind), ())):
             if not isinstance(said, Arrive) or (said.incarnation, said.round) == generation:
                 yield said
 
-
-def presentation(view: NodeView | None, join: Join | None, leaving: Join | None) -> Join | Resume | None:
-    """Makes the operation that presents a node, whether it is still known or not; None: it is not in the run.
-
-    Args:
-        view: What the node was told last; a member presents the rank that it holds; who waits joins again,
-            and says which round it knows, so that a coordinator that forgot the run hears that there is one.
-        join: How it joined; None if it is not to be in the run.
-        leaving: How it joined if it is leaving: a member is presented, so that its leave is heard as one.
-    """
-    known = join or leaving
-    if view is None or known is None or view.phase is Phase.GONE:
-        return None
-    if view.phase is not Phase.MEMBER:
-        return None if join is None else join.knowing(view.known)
-    held = (view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
-    return Resume(known.desc, known.settings, *held)
-
-
-def presentations(
-    joins: dict[str, Join], feeds: Mapping[str, ViewFeed], leaving: dict[str, Join], sayings: Sayings
-) -> Iterator[Operation]:
-    """Yields all that presents the nodes of a backend: of each its `presentation`, and what it has said."""
-    for node in joins | leaving:
-        view = feeds[node].latest
-        presented = presentation(view, joins.get(node), leaving.get(node))
-        if view is None or presented is None:
-            continue
-        yield presented
-        if view.phase is Phase.MEMBER and view.closed is not None:
-            yield Close.again(view.closed, view.incarnation)
-        yield from sayings.of(node, view.generation)
+    def all(self, feeds: Mapping[str, ViewFeed]) -> Iterator[Operation]:
+        """Yields all that presents the nodes: of each how it is `presented`, and what it has said."""
+        for node in self.joins | self._leaving:
+            view = feeds[node].latest
+            presented = self.presented(node, view)
+            if view is None or presented is None:
+                continue
+            yield presented
+            if view.phase is Phase.MEMBER and view.closed is not None:
+                yield Close.again(view.closed, view.incarnation)
+            yield from self.said(node, view.generation)

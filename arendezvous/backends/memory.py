@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from arendezvous.backends.base import BackendBase
-from arendezvous.backends.feed import News, ViewFeed
+from arendezvous.backends.feed import News, RunsItem, ViewFeed
 from arendezvous.backends.port import subject
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.rosters import roster_of
@@ -83,9 +83,7 @@ async def watch_local(run_id: str, space: str) -> AsyncIterator[LocalWatch]:
 
 
 @asynccontextmanager
-async def watch_local_runs(
-    space: str,
-) -> AsyncIterator[AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]]:
+async def watch_local_runs(space: str) -> AsyncIterator[AsyncIterator[RunsItem]]:
     """Watches all runs: all of them first, then one that has changed, or the id of one that is forgotten."""
     from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
 
@@ -96,7 +94,7 @@ async def watch_local_runs(
             changed[run_id] = None
             woken.set()
 
-        async def news() -> AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]:
+        async def news() -> AsyncIterator[RunsItem]:
             changed.clear()
             yield await backend.runs()
             async for run_id, _ in _latest(changed, woken):

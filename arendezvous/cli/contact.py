@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from arendezvous.cli.command import time_option
-from arendezvous.cli.exits import code_of, fail, run_async
+from arendezvous.cli.exits import run_async
 from arendezvous.cli.output import say, write_json
-from arendezvous.errors import RendezvousError, RendezvousSettingsError
+from arendezvous.errors import RendezvousSettingsError
 
 if TYPE_CHECKING:
     from arendezvous.backends.port import RendezvousBackend
@@ -118,16 +118,16 @@ def contacting(command: Callable[..., Awaitable[int | None]], *, timed: bool = T
 
     @functools.wraps(command)
     def with_contact(url: str, **words: Any) -> None:
-        from arendezvous.net.credentials import Credentials
-        from arendezvous.net.tls import COMMAND_NAMES
+        async def run() -> int | None:
+            from arendezvous.net.credentials import Credentials
+            from arendezvous.net.tls import COMMAND_NAMES
 
-        said = {name.removeprefix("tls_"): words.pop(name) for name in _CREDENTIALS}
-        try:
+            said = {name.removeprefix("tls_"): words.pop(name) for name in _CREDENTIALS}
             credentials = Credentials.of(**{**said, "tls": said["tls"] or None}, names=COMMAND_NAMES)
-        except RendezvousError as error:
-            fail(error.message, code_of(error))
-        contact = Contact(url, credentials, words.pop("json"), words.pop("timeout", Contact.timeout))
-        run_async(functools.partial(command, contact, **words))
+            contact = Contact(url, credentials, words.pop("json"), words.pop("timeout", Contact.timeout))
+            return await command(contact, **words)
+
+        run_async(run)
 
     signature = inspect.signature(command, eval_str=True)
     words, keyword = list(signature.parameters.values())[1:], inspect.Parameter.KEYWORD_ONLY

@@ -411,17 +411,17 @@ class Coordinator:
             run.history.append((now, event))
             run.happened += 1
             self._hand_on(run.run_id, now, event)
-            node = getattr(event, "node", None)
-            if node is not None:
+            node = getattr(event, "node", "")
+            if node:
                 dirty.add(node)
-                if node not in state.nodes:
-                    if run.large:
-                        self._budget.drop(run, node)
-                    run.secrets.pop(node, None)
-                elif kind is NodeJoined:
-                    desc = state.nodes[node].desc  # as every join comes here, no call for it
-                    if desc.brings is not None or len(desc.addresses) > FEW_ADDRESSES or node in run.large:
-                        self._budget.add(run, node)
+            if node and node not in state.nodes:
+                if run.large:
+                    self._budget.drop(run, node)
+                run.secrets.pop(node, None)
+            elif kind is NodeJoined:
+                desc = state.nodes[node].desc  # as every join comes here, no call for it
+                if desc.brings is not None or len(desc.addresses) > FEW_ADDRESSES or node in run.large:
+                    self._budget.add(run, node)
             audience = event.audience
             if audience is not NOBODY:
                 run.spread(audience)

@@ -17,10 +17,11 @@ import msgspec
 from yarl import URL
 
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, StoreError
-from arendezvous.etcd.http import BAD_REQUEST, FAULTS, MAX_REPLY, OK, EndpointTrouble, EtcdAnswer, EtcdMember
+from arendezvous.etcd.http import BAD_REQUEST, MAX_REPLY, OK, EndpointTrouble, EtcdAnswer, EtcdMember
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.forks import socket_for
+from arendezvous.net.http_client import FAULTS, close_session, once
 from arendezvous.net.reach import Reach
 from arendezvous.net.tls import NO_FILES, TlsFiles, explain
 from arendezvous.net.typed import typed
@@ -35,7 +36,6 @@ _MOST_REQUESTS: Final = 64  # at the same time
 _LEAST_SECONDS: Final = 0.01
 _MAX_ERROR: Final = 1 << 16
 _LARGE: Final = 1 << 16
-_CLOSE_TIMEOUT: Final = 1.0
 
 
 class EtcdCluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,9 +153,7 @@ class ClusterClient:
         """Closes all connections; what is sent later raises `StoreError`. May be called several times."""
         self._closed = True
         session, self._session = self._session, None
-        if session is not None:
-            with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-                await session.close()
+        await close_session(session)
 
     def require_open(self) -> None:
         """Raises `StoreError` if the client has been closed."""
@@ -275,7 +273,7 @@ class ClusterClient:
         self.require_open()
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, socket_factory=socket_for)
-            self._session = aiohttp.ClientSession(connector=connector, middlewares=(self._send_once,))
+            self._session = aiohttp.ClientSession(connector=connector, middlewares=once(self._trouble_of))
         try:
             with anyio.fail_after(limit):
                 response = await self._session.request(
@@ -298,15 +296,6 @@ class ClusterClient:
                     return EtcdAnswer(response.status, await _bounded_read(response, most), response.headers)
         except TimeoutError as error:
             raise EndpointTrouble(f"did not answer within {limit:.3g} s", done=True) from error
-        except FAULTS as error:
-            raise self._trouble_of(error) from error
-
-    async def _send_once(
-        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        """Sends a request; what aiohttp's errors become keeps it from sending a PUT or a DELETE again."""
-        try:
-            return await handler(request)
         except FAULTS as error:
             raise self._trouble_of(error) from error
 

@@ -9,13 +9,14 @@ from typing import Final, NamedTuple
 import aiohttp
 import anyio
 
+from arendezvous.net.http_client import FAULTS
+
 OK: Final = 200
 BAD_REQUEST: Final = 400
 NOT_FOUND: Final = 404
 SERVER_ERROR: Final = 500
 
 MAX_REPLY: Final = 1 << 28
-FAULTS: Final = (aiohttp.ClientError, OSError, ValueError)  # ValueError: a header field that cannot be one
 
 
 @dataclass(eq=False)

@@ -2,7 +2,7 @@
 
 What is asked, and what comes of an answer, is for others to say. Here is how it gets there: connections and
 how long they are kept, TLS that follows its files, the token, proxies, bounds on time and size, and what went
-wrong in words. Nothing of aiohttp leaves this module.
+wrong in words. How aiohttp is kept from sending again, and closed, is for our client of etcd, too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import Final, Self
@@ -44,7 +44,7 @@ _DENIED: Final = (401, 403)
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that trying again may help with
 _PROXY_LOGIN: Final = 407
 _RESENT: Final = ("PUT", "DELETE")  # methods of changes that aiohttp would send again by itself
-_FAULTS: Final = (aiohttp.ClientError, OSError, ValueError)  # ValueError: a header field that cannot be one
+FAULTS: Final = (aiohttp.ClientError, OSError, ValueError)  # ValueError: a header field that cannot be one
 _UNSENT: Final = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -208,9 +208,7 @@ class HttpClient:
         for timeout in self._running:
             if not timeout.expired():
                 timeout.reschedule(now)
-        if session is not None:
-            with anyio.move_on_after(_CLOSING, shield=True):
-                await session.close()
+        await close_session(session)
 
     def abort(self) -> None:
         """Closes all connections where nothing can be waited for any more, as when the loop ends."""
@@ -293,7 +291,7 @@ class HttpClient:
                     return HttpAnswer(response.status, response.headers, await _body_of(response, most))
                 finally:
                     self._running.discard(running)
-        except _FAULTS as error:
+        except FAULTS as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 raise UnansweredError(f"nothing has come within {limit:g} s", sent=True) from error
             raise _unanswered(error) from error
@@ -341,7 +339,7 @@ class EventReader(AsyncIterator[ServerEvent]):
                 self._events.extend(self._parser.feed(data))
             except aiohttp.SocketTimeoutError as error:
                 raise UnansweredError(f"the server said nothing for {SILENCE:g} s", sent=True) from error
-            except (*_FAULTS, FrameError) as error:
+            except (*FAULTS, FrameError) as error:
                 raise _unanswered(error) from error
             if not data:
                 raise UnansweredError("the server ended the stream", sent=True)
@@ -353,17 +351,28 @@ class EventReader(AsyncIterator[ServerEvent]):
         self._response.close()
 
 
-async def _send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Has a request sent, and keeps aiohttp from doing so again: it cannot know whether that is safe."""
-    try:
-        return await handler(request)
-    except _FAULTS as error:
-        raise _unanswered(error) from error
+async def close_session(session: aiohttp.ClientSession | None) -> None:
+    """Closes connections, if there are any, for no longer than a second, even if the caller is cancelled."""
+    if session is not None:
+        with anyio.move_on_after(_CLOSING, shield=True):
+            await session.close()
 
 
-_ONCE: Final = (_send_once,)
+def once(error_of: Callable[[Exception], Exception]) -> tuple[aiohttp.ClientMiddlewareType]:
+    """Makes what keeps aiohttp from sending a request again: it cannot know whether that is safe.
+
+    It turns each fault into another error, which aiohttp takes for no reason to do so.
+    """
+
+    async def send(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await handler(request)
+        except FAULTS as error:
+            raise error_of(error) from error
+
+    return (send,)
 
 
 def _payload(body: bytes) -> aiohttp.Payload:
@@ -408,6 +417,9 @@ def _unanswered(error: Exception) -> UnansweredError:
         distrusted=any(isinstance(each, ssl.SSLCertVerificationError) for each in chain),
         misdirected=any(map(speaks_no_tls, chain)),
     )
+
+
+_ONCE: Final = once(_unanswered)
 
 
 def checked_url(url: str, credentials: Credentials) -> str:

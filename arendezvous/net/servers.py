@@ -19,6 +19,11 @@ Place: TypeAlias = tuple[str, int]
 """A host and a port."""
 
 
+def place_of(url: str) -> Place:
+    """Reads where a leader is from its URL, ``tcp://host:port``; raises `RendezvousSettingsError`."""
+    return parse_host_port(url.removeprefix("tcp://"), name="leader")
+
+
 class MovedError(ConnectionError):
     """The server that was asked does not lead, and says who does.
 
@@ -35,7 +40,7 @@ class MovedError(ConnectionError):
         """Builds the error if a server says so; None if it says something else."""
         url = leader_of(message) or ""
         try:
-            return cls(parse_host_port(url.removeprefix("tcp://"), name="leader")) if url else None
+            return cls(place_of(url)) if url else None
         except RendezvousSettingsError:
             return None
 

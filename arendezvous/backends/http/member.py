@@ -18,9 +18,10 @@ from urllib.parse import quote, urlencode
 import anyio
 
 from arendezvous import errors
+from arendezvous.backends.base import BACKOFF
 from arendezvous.backends.entrusted import EntrustedImages
-from arendezvous.backends.feed import Saying, Sayings, ViewFeed, presentation
-from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
+from arendezvous.backends.feed import Presentations, Saying, ViewFeed
+from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.troubles import Skipped, unreachable
 from arendezvous.law import image
 from arendezvous.law import operations as ops
@@ -68,10 +69,8 @@ class HttpMember:
         _answer_timeout: Seconds that one attempt may take: no longer than the node may be silent.
         _turn: Held by the operation that is carried out: they are in the order of the calls.
         _lock: Held during one attempt, of an operation or at opening the stream again.
-        _join: How the node joined last, to present it again; None if it is not to be in the run.
-        _leaving: The same while it leaves: a member is one until that is answered.
+        _presentations: How it joined, and what it has said of itself, to present it again.
         _entrusted: What it keeps of the run for a server that does not know it.
-        _sayings: What the node has said of itself.
         _server: Which start of the server the latest session was begun at.
         _opened: What came of the request that began the session: the first view, or why there is none. Stands
             for the session, too: None once that is over.
@@ -104,10 +103,8 @@ class HttpMember:
         self._path = f"{self._run}/members/{quote(node, safe='')}"
         self._turn = asyncio.Lock()
         self._lock = asyncio.Lock()
-        self._join: ops.Join | None = None
-        self._leaving: ops.Join | None = None
+        self._presentations = Presentations()
         self._entrusted = EntrustedImages()
-        self._sayings = Sayings()
         self._server = ""
         self._opened: asyncio.Future[NodeView] | None = None
         self._session = self._former = ""
@@ -123,18 +120,16 @@ class HttpMember:
 
         Of a join that is cancelled the answer is still to come: the next operation waits for it first.
         """
-        leaves = isinstance(operation, ops.Leave)
-        self._sayings.note(operation)
-        if leaves:  # whatever becomes of the request, the node is not presented again
-            self._leaving, self._join = self._join, None
+        if not isinstance(operation, ops.Join):  # that is kept once its turn has come
+            self._presentations.note(operation)
         try:
             async with self._turn:
                 if self._opened is not None:
                     await asyncio.wait([self._opened])
                 return await persist(partial(self._attempt, operation), self._client.url, self._read_timeout)
         finally:
-            if leaves:
-                self._leaving = None
+            if isinstance(operation, ops.Leave):
+                self._presentations.left(self._node)
 
     def fail(self, error: errors.RendezvousError) -> None:
         """Breaks the stream off, and ends all waits with `error`."""
@@ -169,7 +164,7 @@ class HttpMember:
         """Joins, or resumes, in the session that there is or in a new one."""
         self._answer_timeout = min(self._read_timeout, operation.settings.expiry)
         if isinstance(operation, ops.Join):
-            self._join = operation
+            self._presentations.note(operation)
         answer = await self._ask("PUT", self._path, bodies.REJOIN.encode(operation))
         if answer is None or self._is_over(answer):
             return await self._begin(operation)
@@ -197,7 +192,7 @@ class HttpMember:
             if not waits and self._waits.get(operation.key) is waits:
                 del self._waits[operation.key]
         if met.passed:
-            self._sayings.note(operation)
+            self._presentations.note(operation)
         return met
 
     async def _attempt_to_meet(self, operation: ops.Arrive | ops.Withdraw) -> Met | None:
@@ -284,7 +279,7 @@ class HttpMember:
         return await self._client.request(method, path, body, headers, limit=self._answer_timeout)
 
     def _presentation(self) -> ops.Join | ops.Resume | None:
-        return presentation(self.feed.latest, self._join, self._leaving)
+        return self._presentations.presented(self._node, self.feed.latest)
 
     def _take(self, view: NodeView) -> NodeView:
         """Takes in a view of this node, unless a later one has come before it on another connection."""
@@ -390,28 +385,30 @@ class HttpMember:
                 said = "%s did not take what node %s keeps: %s"
                 logger.warning(said, self._client.url, self._node, answer.error())
                 break
-        for operation in self._sayings.of(self._node, view.generation):
+        for operation in self._presentations.said(self._node, view.generation):
             await self._request(*self._saying(operation, wait=0.0), session=joined.session)
 
     async def _read(self, source: EventReader) -> str:
         """Takes in what the server tells, or entrusts to the node, until the stream is over; says why."""
         try:
             while True:
-                event = await anext(source)
-                if event.name == "view":
-                    try:
-                        self._take(_decode(bodies.VIEW.decode, event.data))
-                    except UnansweredError as error:  # a later one may be understood
-                        self._skipped.note(f"a view of {self._node}", str(error))
-                elif event.name == "image":
-                    body = _decode(bodies.IMAGE.decode, event.data)
-                    self._entrusted.keep(self._node, body.image, adds=body.adds)
-                    if self.feed.latest is not None:
-                        self._entrusted.hear(self.feed.latest)
+                self._hear(await anext(source))
         except UnansweredError as error:
             return str(error)
         finally:
             source.close()
+
+    def _hear(self, event: ServerEvent) -> None:
+        if event.name == "view":
+            try:
+                self._take(_decode(bodies.VIEW.decode, event.data))
+            except UnansweredError as error:  # a later one may be understood
+                self._skipped.note(f"a view of {self._node}", str(error))
+        elif event.name == "image":
+            body = _decode(bodies.IMAGE.decode, event.data)
+            self._entrusted.keep(self._node, body.image, adds=body.adds)
+            if self.feed.latest is not None:
+                self._entrusted.hear(self.feed.latest)
 
     async def _restored(self, opened: asyncio.Future[NodeView], pauses: Pauses) -> EventReader | None:
         """Opens the stream again, however often it has to try; returns None if it is not wanted any more."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
+from arendezvous.backends.base import BACKOFF
 from arendezvous.backends.troubles import hopeless, unreachable
-from arendezvous.net.backoff import Backoff
 from arendezvous.net.http_client import UnansweredError
-
-BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from arendezvous.backends import feed
-from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
+from arendezvous.backends.base import BACKOFF
+from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.tcp.watching import News
 from arendezvous.backends.troubles import Skipped
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
@@ -173,7 +174,7 @@ async def watch_run(
 @asynccontextmanager
 async def watch_runs(
     url: str, *, timeout: float = 5.0, credentials: Credentials = NO_CREDENTIALS, others: Sequence[str] = ()
-) -> AsyncIterator[AsyncIterator[RunSummary | str | Sequence[RunSummary]]]:
+) -> AsyncIterator[AsyncIterator[feed.RunsItem]]:
     """Watches all runs while the block runs: all of them first, then one that has changed, or is forgotten.
 
     Takes, and raises, as `watch_run` does; from the iteration, too, once the stream is over.
@@ -186,9 +187,7 @@ async def watch_runs(
         await client.close()
 
 
-async def _items(
-    client: HttpClient, timeout: float
-) -> AsyncGenerator[RunSummary | str | Sequence[RunSummary], None]:
+async def _items(client: HttpClient, timeout: float) -> AsyncGenerator[feed.RunsItem, None]:
     async def ask(path: str) -> HttpAnswer:
         return await persist(partial(client.request, "GET", path, limit=timeout), client.url, timeout)
 

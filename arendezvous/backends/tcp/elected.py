@@ -25,9 +25,9 @@ from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.net.addresses import is_loopback, loopback_id
 from arendezvous.net.background import Background, finish
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.net.endpoint import join_host_port, parse_host_port
+from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.own_thread import in_own_thread, may_use_threads
-from arendezvous.net.servers import Locator, Place
+from arendezvous.net.servers import Locator, Place, place_of
 from arendezvous.server.binding import bind
 from arendezvous.server.serve import Server
 
@@ -97,7 +97,7 @@ class ElectedServer(Locator):
             raise ConnectionError(error.message) from error
         if leader is None:
             raise ConnectionError(f"by {self._directory.name} nobody serves at the moment")
-        host, port = parse_host_port(leader.tcp.removeprefix("tcp://"), name="leader")
+        host, port = place_of(leader.tcp)
         if is_loopback(host) and leader.loopback not in ("", loopback_id()):
             raise RendezvousStateError(
                 f"by {self._directory.name} the server that leads is at {leader.tcp}, which only its own"
@@ -148,7 +148,7 @@ async def lead(
         if office is None:
             yield None
             return
-        host, port = parse_host_port(office.leader.tcp.removeprefix("tcp://"), name="leader")
+        host, port = place_of(office.leader.tcp)
         journal = directory.journal(office)
         leading = embedded_server(host, port, credentials, follows=follows, thread=False, journal=journal)
         server = await serving.enter_async_context(leading)

@@ -17,9 +17,9 @@ import anyio
 import msgspec
 
 from arendezvous.backends import troubles
-from arendezvous.backends.base import BackendBase
+from arendezvous.backends.base import BACKOFF, BackendBase
 from arendezvous.backends.entrusted import EntrustedImages
-from arendezvous.backends.feed import Sayings, ViewFeed, presentations
+from arendezvous.backends.feed import Presentations, ViewFeed
 from arendezvous.backends.port import subject
 from arendezvous.backends.tcp.connection import ClientConnection, GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import RunWatch, states_in, watch_server
@@ -30,7 +30,6 @@ from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import settle
-from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
 from arendezvous.net.servers import Locator, MovedError, Servers
@@ -42,7 +41,6 @@ from arendezvous.wire.native.versions import check_peer
 
 logger = logging.getLogger(__name__)
 
-BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
 OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
 SOON: Final = 0.01  # seconds between two attempts at a server that begins to lead
@@ -91,10 +89,8 @@ class SessionBackend(BackendBase):
         self._reach = Reach()
         self._welcome: asyncio.Future[None] | None = None
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
-        self._joins: dict[str, Join] = {}
-        self._leaving: dict[str, Join] = {}
         self._entrusted = EntrustedImages()
-        self._sayings = Sayings()
+        self._presentations = Presentations()
         self._pauses = BACKOFF.start()
         self._restoring = False
         self._reason = "it did not answer"
@@ -167,17 +163,12 @@ class SessionBackend(BackendBase):
         if isinstance(operation, _PRESENTING):
             self._feeds.setdefault(node, ViewFeed())
             self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
-            if isinstance(operation, Join):
-                self._joins[node] = operation
-        elif isinstance(operation, Update | Progress | Leave):
-            self._sayings.note(operation)
-            if isinstance(operation, Leave) and node in self._joins:  # until that is answered it is a member
-                self._leaving[node] = self._joins.pop(node)
+        self._presentations.note(operation)
         try:
             answer = await self._ask(partial(wire.Propose, operation=operation), node, patience, give_up)
         finally:
-            if isinstance(operation, Leave):  # whatever became of that, the node is not presented again
-                self._leaving.pop(node, None)
+            if isinstance(operation, Leave):
+                self._presentations.left(node)
         if isinstance(answer, wire.View):
             return answer.view
         feed = self._feeds.get(node)
@@ -193,7 +184,7 @@ class SessionBackend(BackendBase):
         patience = math.inf if isinstance(operation, Arrive) else None
         met = (await self._expect(wire.Standing, make, patience)).met
         if met.passed and isinstance(operation, Arrive):
-            self._sayings.note(operation)
+            self._presentations.note(operation)
         return met
 
     @asynccontextmanager
@@ -362,7 +353,7 @@ class SessionBackend(BackendBase):
     def _refusal(self) -> RendezvousError | None:
         """Says why the nodes that are here cannot go on at a server that is older than the one before."""
         try:
-            for join in self._joins.values():
+            for join in self._presentations.joins.values():
                 check_peer(join, self._version, self.endpoint)
         except RendezvousError as error:
             return error
@@ -429,7 +420,7 @@ class SessionBackend(BackendBase):
             lost = self._servers.lost_url
             connection.write(wire.PREFACE + wire.encode(msgspec.structs.replace(self._hello, lost=lost)))
             waiting = self._requests.pending()
-            for operation in presentations(self._joins, self._feeds, self._leaving, self._sayings):
+            for operation in self._presentations.all(self._feeds):
                 patience = math.inf if isinstance(operation, Arrive) else None
                 make = partial(wire.Propose, operation=operation)
                 node = "" if isinstance(operation, _SAYINGS) else subject(operation)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
 
+from arendezvous.backends.feed import RUNS_INTERVAL, RunsItem
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.events import NodeUpdated
 from arendezvous.law.status import RunStatus
@@ -22,11 +23,8 @@ from arendezvous.wire.native import messages as wire
 KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 News: TypeAlias = RunStatus | wire.Happened
-RunsItem: TypeAlias = wire.RunSummary | str | Sequence[wire.RunSummary]  # changed, forgotten; or all
 N = TypeVar("N")
 W = TypeVar("W", bound="ServerNews[Any]")
-
-RUNS_INTERVAL: Final = 1.0  # seconds between two lists of the runs of a server that has to be asked
 
 
 class ServerNews(AsyncIterator[N], Generic[N]):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -243,29 +244,35 @@ class EventHub:
         self._batched_at = 0.0
         self._stop: tuple[Callable[[], None], ...] = ()
 
-    def follow(self, run_id: str, news: asyncio.Event, after: int | None) -> RunFollower:
-        """Begins to follow one run; `forget` ends it."""
+    @contextmanager
+    def follow(self, run_id: str, news: asyncio.Event, after: int | None) -> Iterator[RunFollower]:
+        """Follows one run while the block runs; its reader knows the events up to `after`."""
         events = self._runs.get(run_id) or self._runs.setdefault(run_id, RunEvents(self, run_id))
         events.followers += 1
         self._observe()
-        return RunFollower(events, self.coordinator, news, after)
+        try:
+            yield RunFollower(events, self.coordinator, news, after)
+        finally:
+            events.idle.discard(news)
+            events.followers -= 1
+            if not events.followers:
+                del self._runs[run_id]
+            self._rest()
 
-    def follow_all(self, news: asyncio.Event) -> ServerFollower:
-        """Begins to follow all runs; `forget` ends it."""
+    @contextmanager
+    def follow_all(self, news: asyncio.Event) -> Iterator[ServerFollower]:
+        """Follows all runs while the block runs."""
         follower = ServerFollower(self, news)
         self._everything.add(follower)
         self._observe()
-        return follower
-
-    def forget(self, follower: RunFollower | ServerFollower) -> None:
-        """Ends what `follow` or `follow_all` began."""
-        if isinstance(follower, ServerFollower):
+        try:
+            yield follower
+        finally:
             self._everything.discard(follower)
-        else:
-            follower.events.idle.discard(follower.news)
-            follower.events.followers -= 1
-            if not follower.events.followers:
-                del self._runs[follower.events.run_id]
+            self._rest()
+
+    def _rest(self) -> None:
+        """Keeps nothing, and observes nothing, that nobody follows."""
         if not self._everything:
             self.batches.clear()
             self.idle.clear()

@@ -171,17 +171,19 @@ class Tags:
         return tag in self.strong or (not strong and tag in self.weak)
 
 
-def require_conditions(request: web.Request, revision: int) -> None:
-    """Checks the conditions of a request that changes something, against the present revision (0: absent).
-
-    A 412 if one of them does not hold, which has the present tag; a 400 if one is malformed.
-    """
-    match, none_match = Tags.of(request, "If-Match"), Tags.of(request, "If-None-Match")
+def require_match(request: web.Request, revision: int) -> None:
+    """Checks ``If-Match`` against the present revision (0: absent): a 412 with the present tag, or a 400."""
+    match = Tags.of(request, "If-Match")
     if match is not None and not match.match(request, revision, strong=True):
         what = "has another tag now, in the ETag of this answer" if revision else "is not there"
-        raise Problem(
-            412, f"If-Match does not hold: the key {what}", "condition-failed", tag_header(request, revision)
-        )
+        detail = f"If-Match does not hold: the key {what}"
+        raise Problem(412, detail, "condition-failed", tag_header(request, revision))
+
+
+def require_conditions(request: web.Request, revision: int) -> None:
+    """Checks the conditions of a request that changes something, as `require_match` does the first."""
+    none_match = Tags.of(request, "If-None-Match")
+    require_match(request, revision)
     if none_match is not None and none_match.match(request, revision, strong=False):
         detail = "If-None-Match does not hold: the key is there, with the tag in the ETag of this answer"
         raise Problem(412, detail, "condition-failed", tag_header(request, revision))

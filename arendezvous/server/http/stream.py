@@ -43,9 +43,11 @@ class EventResponse:
     def __enter__(self) -> EventResponse:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        """Ends the block where the client is gone."""
         if self._ping is not None:
             self._ping.cancel()
+        return kind is not None and issubclass(kind, ConnectionResetError)
 
     async def send(self, event: str, data: bytes, id_: str = "") -> None:
         """Sends one event, whose data is JSON; waits while the client does not read. Fails if it is gone."""

@@ -160,19 +160,18 @@ async def test_a_reader_that_is_too_slow_costs_no_more_than_a_bounded_backlog(
     coordinator = Coordinator(asyncio.get_running_loop())
     hub = EventHub(coordinator, "here")
     slow, quick = asyncio.Event(), asyncio.Event()
-    behind, present = hub.follow("job", slow, None), hub.follow("job", quick, None)
-    told: list[tuple[str, object]] = []
-    for _ in range(4):
+    with hub.follow("job", slow, None) as behind, hub.follow("job", quick, None) as present:
+        told: list[tuple[str, object]] = []
+        for _ in range(4):
+            turn(coordinator, 1)
+            assert quick.is_set()
+            told += taken(present)
+            quick.clear()
+        assert told == [("happened", number) for number in range(1, 13)]
+        assert slow.is_set()
+        assert taken(behind) == [("reset", 8), *(("happened", number) for number in range(9, 13))]
         turn(coordinator, 1)
-        assert quick.is_set()
-        told += taken(present)
-        quick.clear()
-    assert told == [("happened", number) for number in range(1, 13)]
-    assert slow.is_set()
-    assert taken(behind) == [("reset", 8), *(("happened", number) for number in range(9, 13))]
-    turn(coordinator, 1)
-    assert taken(behind) == taken(present) == [("happened", number) for number in (13, 14, 15)]
-    hub.close()
+        assert taken(behind) == taken(present) == [("happened", number) for number in (13, 14, 15)]
     coordinator.close()
 
 
@@ -183,20 +182,19 @@ async def test_a_reader_of_all_runs_that_is_too_slow_is_told_of_all_of_them_anew
     coordinator = Coordinator(asyncio.get_running_loop())
     hub = EventHub(coordinator, "here")
     news = asyncio.Event()
-    follower = hub.follow_all(news)
-    for number in range(2):
-        turn(coordinator, 1, f"run{number}")
-        await asyncio.sleep(0.001)
-    assert not follower.has_missed()
-    assert [list(batch.names) for batch in iter(follower.take, None)] == [["run0"], ["run1"]]
-    for number in range(event_tail.BATCHES + 1):
-        turn(coordinator, 1, f"run{number}")
-        await asyncio.sleep(0.001)
-    assert follower.take() is None
-    assert news.is_set()
-    assert follower.has_missed()
-    assert not follower.has_missed()
-    hub.close()
+    with hub.follow_all(news) as follower:
+        for number in range(2):
+            turn(coordinator, 1, f"run{number}")
+            await asyncio.sleep(0.001)
+        assert not follower.has_missed()
+        assert [list(batch.names) for batch in iter(follower.take, None)] == [["run0"], ["run1"]]
+        for number in range(event_tail.BATCHES + 1):
+            turn(coordinator, 1, f"run{number}")
+            await asyncio.sleep(0.001)
+        assert follower.take() is None
+        assert news.is_set()
+        assert follower.has_missed()
+        assert not follower.has_missed()
     coordinator.close()
 
 
@@ -207,13 +205,10 @@ async def test_nobody_observes_the_coordinator_when_nobody_listens() -> None:
         return max(map(len, coordinator._observers.values())), len(coordinator.retention._observers)
 
     hub = EventHub(coordinator, "here")
-    one, two = (hub.follow("job", asyncio.Event(), None) for _ in range(2))
-    everything = hub.follow_all(asyncio.Event())
-    assert listening() == (1, 1)
-    hub.forget(one)
-    hub.forget(everything)
-    assert listening() == (1, 1)
-    hub.forget(two)
+    with hub.follow("job", asyncio.Event(), None):
+        with hub.follow("job", asyncio.Event(), None) as one, hub.follow_all(asyncio.Event()):
+            assert listening() == (1, 1)
+        assert listening() == (1, 1)
     assert listening() == (0, 0)
     turn(coordinator, 1)
     assert not one.take()

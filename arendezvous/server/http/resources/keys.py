@@ -27,6 +27,7 @@ from arendezvous.server.http.store_access import (
     change,
     require,
     require_conditions,
+    require_match,
     store_access,
     tag_header,
     value_answer,
@@ -65,10 +66,7 @@ async def get_key(request: web.Request) -> web.StreamResponse:
                     store.ask(messages.Watch(key, revision)) or await store.delivered()
                 )
                 value, revision = changed.value, changed.revision
-    match = Tags.of(request, "If-Match")
-    if match is not None and not match.match(request, revision, strong=True):
-        detail = "If-Match does not hold: the key has another tag now, or is not there"
-        raise Problem(412, detail, "condition-failed", tag_header(request, revision))
+    require_match(request, revision)
     if value is None:
         waited = f" after {seconds:g} s" if seconds else ""
         raise Problem(404, f"the key is not there{waited}; ?wait=SECONDS waits for it", "no-such-key")

@@ -177,8 +177,6 @@ async def _stream(
                 await stream.send("joined", _joined(request, session, settings), str(told))
                 await _send_image(request, session, stream)
             await _send_views(request, session, stream, told)
-    except ConnectionResetError:
-        pass  # the client is gone
     finally:
         session.stream_ends(stream.news)
     return stream.response

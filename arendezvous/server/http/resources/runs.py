@@ -56,19 +56,13 @@ async def follow_run(request: web.Request) -> web.StreamResponse:
     context, run_id = request.app[CONTEXT], run_id_of(request)
     after = Query(request, "after").text("after")
     known = _known(context, request.headers.get("Last-Event-ID") or after)
-    with EventResponse(request) as stream:
-        follower = request.app[HUB].follow(run_id, stream.news, known)
-        try:
-            while True:
-                await stream.more()
+    with EventResponse(request) as stream, request.app[HUB].follow(run_id, stream.news, known) as follower:
+        while True:
+            await stream.more()
+            await context.shared.turns.wait()
+            while frames := follower.take():
+                await stream.write(frames)
                 await context.shared.turns.wait()
-                while frames := follower.take():
-                    await stream.write(frames)
-                    await context.shared.turns.wait()
-        except ConnectionResetError:
-            pass  # the client is gone
-        finally:
-            request.app[HUB].forget(follower)
     return stream.response
 
 
@@ -76,20 +70,14 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     """Streams the list of runs, then each run that changes or is forgotten."""
     context, grant = request.app[CONTEXT], grant_of(request)
     Query(request)
-    with EventResponse(request) as stream:
-        follower = request.app[HUB].follow_all(stream.news)
-        try:
-            await stream.send("runs", bodies.RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
-            while True:
-                await stream.more()
-                if follower.has_missed():
-                    await stream.send("runs", bodies.RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
-                while batch := follower.take():
-                    await _send_batch(context, grant, stream, batch)
-        except ConnectionResetError:
-            pass  # the client is gone
-        finally:
-            request.app[HUB].forget(follower)
+    with EventResponse(request) as stream, request.app[HUB].follow_all(stream.news) as follower:
+        await stream.send("runs", bodies.RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
+        while True:
+            await stream.more()
+            if follower.has_missed():
+                await stream.send("runs", bodies.RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
+            while batch := follower.take():
+                await _send_batch(context, grant, stream, batch)
     return stream.response
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from arendezvous.server.access.ledger import Account, FairSemaphore, Quota
+from arendezvous.server.tcp.sharing import Account, FairSemaphore, Quota
 
 pytestmark = pytest.mark.virtual
 
