@@ -50,8 +50,9 @@ class Locator(ABC):
         lost: The one that failed last; None: none has since a client was welcomed.
 
     Its fields:
-        _named: The one that was named last.
+        _named: The one that was named last; None: none has since a client was welcomed.
         _since: When that was news, on the monotonic clock.
+        _lost_at: When the first of them failed since a client was welcomed, likewise.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class Locator(ABC):
         self.lost: Place | None = None
         self._named: Place | None = None
         self._since = -math.inf
+        self._lost_at = math.inf
 
     @property
     @abstractmethod
@@ -79,6 +81,16 @@ class Locator(ABC):
         """The URL of the one that failed last; empty if none has."""
         return "" if self.lost is None else f"tcp://{join_host_port(*self.lost)}"
 
+    @property
+    def without(self) -> float:
+        """For how many seconds there has been no server, as far as is known."""
+        return max(0.0, time.monotonic() - self._lost_at)
+
+    def welcomed(self) -> None:
+        """Takes note that one of them has welcomed a client."""
+        self.lost = self._named = None
+        self._lost_at = math.inf
+
     def failed(self, place: Place, *, reached: bool = False) -> bool:
         """Takes note that there is no connection to one of them, or not any more.
 
@@ -87,6 +99,7 @@ class Locator(ABC):
         """
         if place == self.leader and time.monotonic() < self._since + BEGINNING:
             return False
+        self._lost_at = min(self._lost_at, time.monotonic())
         if place == self.leader or not reached:
             self.lost = place
         if place == self.leader:

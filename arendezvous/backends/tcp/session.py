@@ -426,8 +426,8 @@ class SessionBackend(BackendBase):
         self._connection = connection
         self._address = connection.local_address()
         try:
-            lost = self._servers.lost_url
-            connection.write(wire.PREFACE + wire.encode(msgspec.structs.replace(self._hello, lost=lost)))
+            lost = {"lost": self._servers.lost_url, "without": self._servers.without}
+            connection.write(wire.PREFACE + wire.encode(msgspec.structs.replace(self._hello, **lost)))
             waiting = self._requests.pending()
             for operation in presentations(self._joins, self._feeds, self._leaving, self._sayings):
                 patience = math.inf if isinstance(operation, Arrive) else None
@@ -437,7 +437,7 @@ class SessionBackend(BackendBase):
             for request in waiting:
                 self._send(request)
             await self._welcome
-            self._servers.lost = None
+            self._servers.welcomed()
             self._reach.find()
         except BaseException:
             self._drop_connection()
