@@ -9,10 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Self, TypeAlias
 
+import anyio
+
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.wire.native.messages import ServerMessage, leader_of
 
+SOON: Final = 0.01  # seconds between two attempts at a server that begins to lead
 BEGINNING: Final = 0.2  # seconds that a server that was named the leader has to begin to listen
 
 Place: TypeAlias = tuple[str, int]
@@ -75,6 +78,14 @@ class Locator(ABC):
             ConnectionError: That is not known at the moment.
             RendezvousError: It will not be known.
         """
+
+    async def pause(self, seconds: float) -> bool:
+        """Waits for so long before the next attempt, less where another may lead by then; cancellation: safe.
+
+        Returns whether that was the first pause since another leads, who may not listen yet.
+        """
+        await anyio.sleep(seconds)
+        return False
 
     @property
     def lost_url(self) -> str:

@@ -33,7 +33,7 @@ from arendezvous.net.background import settle
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
-from arendezvous.net.servers import Locator, MovedError, Servers
+from arendezvous.net.servers import SOON, Locator, MovedError, Servers
 from arendezvous.net.tls import speaks_no_tls
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
@@ -45,7 +45,6 @@ logger = logging.getLogger(__name__)
 BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
 OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
-SOON: Final = 0.01  # seconds between two attempts at a server that begins to lead
 _PRESENTING: Final = (Join, Resume)
 _SAYINGS: Final = (Update, Progress, Arrive)
 R = TypeVar("R", bound=wire.ServerMessage)
@@ -399,7 +398,8 @@ class SessionBackend(BackendBase):
                     raise troubles.hopeless(self.endpoint, self._reason, distrusted=False) from error
                 if self._embedded and troubles.is_refusal(error):
                     await self._replace_server()
-                await anyio.sleep(min(self._pauses.next(), max(0.0, end - loop.time())))
+                if await self._servers.pause(min(self._pauses.next(), max(0.0, end - loop.time()))):
+                    self._pauses.reset()
                 patience *= 2  # it may be slow because all the others connect at the same time
             else:
                 return True
