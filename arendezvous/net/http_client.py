@@ -141,6 +141,11 @@ class HttpClient:
         self.reach = Reach()
 
     @property
+    def has_others(self) -> bool:
+        """Whether another server may stand in for the one that is asked."""
+        return bool(self._others)
+
+    @property
     def address(self) -> str:
         """The address of this machine on the way to the server; empty unless there is a connection."""
         for each in reversed(self._sockets):

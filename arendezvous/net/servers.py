@@ -22,6 +22,15 @@ Place: TypeAlias = tuple[str, int]
 """A host and a port."""
 
 
+def silence(expiry: float, *, has_others: bool) -> float:
+    """Returns after how many seconds without an answer a server counts as gone, for a node that has `expiry`.
+
+    Where others stand in for it, the next one counts the expiry from when it began to lead: by half of that,
+    and one interval between two heartbeats, the node has left a leader whose machine died without a word.
+    """
+    return expiry / 2 if has_others else expiry
+
+
 class MovedError(ConnectionError):
     """The server that was asked does not lead, and says who does.
 
@@ -78,6 +87,11 @@ class Locator(ABC):
             ConnectionError: That is not known at the moment.
             RendezvousError: It will not be known.
         """
+
+    @property
+    @abstractmethod
+    def has_others(self) -> bool:
+        """Whether another server may stand in for the one that is asked."""
 
     async def pause(self, seconds: float) -> bool:
         """Waits for so long before the next attempt, less where another may lead by then; cancellation: safe.
@@ -147,6 +161,11 @@ class Servers(Locator):
     def attempts(self) -> int:
         """See `Locator.attempts`."""
         return 1 if len(self._hosts) == 1 else 2 * len(self._hosts)
+
+    @property
+    def has_others(self) -> bool:
+        """See `Locator.has_others`."""
+        return len(self._hosts) > 1
 
     async def locate(self) -> Place:
         """See `Locator.locate`."""

@@ -77,6 +77,7 @@ class ElectedServer(Locator):
         return self._directory.name.removeprefix("etcd://")
 
     attempts = 1
+    has_others = True
 
     async def connect(self, seconds: float) -> None:
         """Connects to etcd, and learns the token. Raises as `EtcdDirectory.connect` and `secret` do."""

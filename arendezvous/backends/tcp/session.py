@@ -33,7 +33,7 @@ from arendezvous.net.background import settle
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
-from arendezvous.net.servers import SOON, Locator, MovedError, Servers
+from arendezvous.net.servers import SOON, Locator, MovedError, Servers, silence
 from arendezvous.net.tls import speaks_no_tls
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
@@ -165,7 +165,8 @@ class SessionBackend(BackendBase):
         node = subject(operation)
         if isinstance(operation, _PRESENTING):
             self._feeds.setdefault(node, ViewFeed())
-            self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
+            longest = silence(operation.settings.expiry, has_others=self._servers.has_others)
+            self._requests.answer_timeout = min(self._read_timeout, longest)
             if isinstance(operation, Join):
                 self._joins[node] = operation
         elif isinstance(operation, Update | Progress | Leave):
