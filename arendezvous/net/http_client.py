@@ -37,6 +37,7 @@ from arendezvous.wire.native.messages import VERSION, FrameError
 CONNECT_TIMEOUT: Final = 5.0  # seconds until there is a connection, with name, proxy and TLS
 MAX_IDLE: Final = 30.0  # seconds that a connection is kept: others close idle ones after a minute
 MAX_ANSWER: Final = 256 * 1024 * 1024
+SLOW: Final = 2.0  # seconds after which another server is asked next, though the asker gave up by itself
 SILENCE: Final = 45.0  # seconds after which a stream is over: its server says something every 15
 _CLOSING: Final = 1.0
 _LARGE: Final = 1 << 16
@@ -139,6 +140,11 @@ class HttpClient:
         self._running: set[asyncio.Timeout] = set()
         self.version = VERSION
         self.reach = Reach()
+
+    @property
+    def has_others(self) -> bool:
+        """Whether another server may stand in for the one that is asked."""
+        return bool(self._others)
 
     @property
     def address(self) -> str:
@@ -245,18 +251,25 @@ class HttpClient:
 
         The error names the proxy by which the server could not be reached.
         """
-        asked = self.url
+        asked, begun = self.url, asyncio.get_running_loop().time()
         try:
             yield
+        except asyncio.CancelledError:  # a heartbeat, for one, is given up sooner than it fails
+            if asyncio.get_running_loop().time() >= begun + SLOW:
+                self._turn_from(asked)
+            raise
         except UnansweredError as error:
             self.reach.lose()
-            if self._others and self.url == asked:
-                self._others.append(asked)
-                self.url = self._others.popleft()
+            self._turn_from(asked)
             if self._proxy:
                 error.reason += f"; the way there is by the proxy {without_user(self._proxy)}"
             raise
         self.reach.find()
+
+    def _turn_from(self, asked: str) -> None:
+        if self._others and self.url == asked:
+            self._others.append(asked)
+            self.url = self._others.popleft()
 
     async def _send(
         self,

@@ -9,10 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Self, TypeAlias
 
+import anyio
+
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.wire.native.messages import ServerMessage, leader_of
 
+SOON: Final = 0.01  # seconds between two attempts at a server that begins to lead
 BEGINNING: Final = 0.2  # seconds that a server that was named the leader has to begin to listen
 
 Place: TypeAlias = tuple[str, int]
@@ -22,6 +25,15 @@ Place: TypeAlias = tuple[str, int]
 def place_of(url: str) -> Place:
     """Reads where a leader is from its URL, ``tcp://host:port``; raises `RendezvousSettingsError`."""
     return parse_host_port(url.removeprefix("tcp://"), name="leader")
+
+
+def silence(expiry: float, *, has_others: bool) -> float:
+    """Returns after how many seconds without an answer a server counts as gone, for a node that has `expiry`.
+
+    Where others stand in for it, the next one counts the expiry from when it began to lead: by half of that,
+    and one interval between two heartbeats, the node has left a leader whose machine died without a word.
+    """
+    return expiry / 2 if has_others else expiry
 
 
 class MovedError(ConnectionError):
@@ -55,8 +67,9 @@ class Locator(ABC):
         lost: The one that failed last; None: none has since a client was welcomed.
 
     Its fields:
-        _named: The one that was named last.
+        _named: The one that was named last; None: none has since a client was welcomed.
         _since: When that was news, on the monotonic clock.
+        _lost_at: When the first of them failed since a client was welcomed, likewise.
     """
 
     def __init__(self) -> None:
@@ -64,6 +77,7 @@ class Locator(ABC):
         self.lost: Place | None = None
         self._named: Place | None = None
         self._since = -math.inf
+        self._lost_at = math.inf
 
     @property
     @abstractmethod
@@ -80,9 +94,32 @@ class Locator(ABC):
         """
 
     @property
+    @abstractmethod
+    def has_others(self) -> bool:
+        """Whether another server may stand in for the one that is asked."""
+
+    async def pause(self, seconds: float) -> bool:
+        """Waits for so long before the next attempt, less where another may lead by then; cancellation: safe.
+
+        Returns whether that was the first pause since another leads, who may not listen yet.
+        """
+        await anyio.sleep(seconds)
+        return False
+
+    @property
     def lost_url(self) -> str:
         """The URL of the one that failed last; empty if none has."""
         return "" if self.lost is None else f"tcp://{join_host_port(*self.lost)}"
+
+    @property
+    def without(self) -> float:
+        """For how many seconds there has been no server, as far as is known."""
+        return max(0.0, time.monotonic() - self._lost_at)
+
+    def welcomed(self) -> None:
+        """Takes note that one of them has welcomed a client."""
+        self.lost = self._named = None
+        self._lost_at = math.inf
 
     def failed(self, place: Place, *, reached: bool = False) -> bool:
         """Takes note that there is no connection to one of them, or not any more.
@@ -92,6 +129,7 @@ class Locator(ABC):
         """
         if place == self.leader and time.monotonic() < self._since + BEGINNING:
             return False
+        self._lost_at = min(self._lost_at, time.monotonic())
         if place == self.leader or not reached:
             self.lost = place
         if place == self.leader:
@@ -128,6 +166,11 @@ class Servers(Locator):
     def attempts(self) -> int:
         """See `Locator.attempts`."""
         return 1 if len(self._hosts) == 1 else 2 * len(self._hosts)
+
+    @property
+    def has_others(self) -> bool:
+        """See `Locator.has_others`."""
+        return len(self._hosts) > 1
 
     async def locate(self) -> Place:
         """See `Locator.locate`."""

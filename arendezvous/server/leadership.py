@@ -11,6 +11,7 @@ import anyio
 from arendezvous.directory.port import Leader
 
 REPLACED: Final = 4.0  # seconds in which a leader that died is followed by another: its lease, and one more
+BEGINNING: Final = 1.0  # seconds that a leader has to begin to listen
 
 
 class Leadership:
@@ -46,20 +47,21 @@ class Leadership:
             await self._changed.wait()
         return self._leader
 
-    async def successor_of(self, url: str) -> Leader:
+    async def successor_of(self, url: str, without: float = 0.0) -> Leader:
         """Waits until one leads who may be asked by a client that could not reach a leader at `url`.
 
-        That is another, or one who was elected only just: the same server once more, or one that did not
-        listen yet. Who still leads after `REPLACED` seconds is alive, too. Cancellation: safe.
+        That is another, or one who was elected while the client was `without` a server, for so many seconds,
+        or only just: the same server once more, or one that did not listen yet. One who had been elected
+        before, and still leads after `REPLACED` seconds, is alive, too. Cancellation: safe.
         """
+        since = asyncio.get_running_loop().time() - max(without, BEGINNING)
         with anyio.move_on_after(REPLACED):
-            while self._leader is None or (self._leader.tcp == url and not self._is_new):
+            while self._leader is None or (self._leader.tcp == url and not self._is_newer(since)):
                 await self._changed.wait()
         return await self.other_than("")
 
-    @property
-    def _is_new(self) -> bool:
-        return self._elected is not None and asyncio.get_running_loop().time() < self._elected + REPLACED
+    def _is_newer(self, since: float) -> bool:
+        return self._elected is not None and self._elected > since
 
     @property
     def words(self) -> str:

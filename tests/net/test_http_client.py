@@ -367,3 +367,29 @@ async def test_a_proxy_that_lets_nobody_through_is_told_of_at_once(monkeypatch: 
         async with asyncio.timeout(120):
             with pytest.raises(ar.RendezvousConnectionError, match=r"lets nobody through; .* by the proxy"):
                 await node.__aenter__()
+
+
+async def test_a_request_that_its_asker_gives_up_after_long_goes_to_another_server_the_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A heartbeat is given up before it is known to be unanswered, and the leader's machine may be dead."""
+    monkeypatch.setattr(http_client, "SLOW", 0.0)
+    silent = asyncio.Event()
+
+    def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        silent.set()
+
+    writers: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server, scripted(ours(body=b"a")) as other:
+        dead = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = HttpClient(dead, others=[other.url])
+        asking = asyncio.create_task(client.request("POST", "/path", limit=60))
+        async with asyncio.timeout(60):
+            await silent.wait()
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert (await client.request("POST", "/path", limit=60)).body == b"a"
+            await client.close()
+        for writer in writers:
+            writer.close()

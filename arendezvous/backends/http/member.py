@@ -30,6 +30,7 @@ from arendezvous.law.state import Closure, NodeView, Phase
 from arendezvous.net.background import Background, settle
 from arendezvous.net.backoff import Pauses
 from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
+from arendezvous.net.servers import silence
 from arendezvous.wire.foreign import decode_foreign
 from arendezvous.wire.http import bodies
 from arendezvous.wire.http.answers import HttpAnswer
@@ -162,7 +163,8 @@ class HttpMember:
 
     async def _present(self, operation: ops.Join | ops.Resume) -> NodeView:
         """Joins, or resumes, in the session that there is or in a new one."""
-        self._answer_timeout = min(self._read_timeout, operation.settings.expiry)
+        longest = silence(operation.settings.expiry, has_others=self._client.has_others)
+        self._answer_timeout = min(self._read_timeout, longest)
         if isinstance(operation, ops.Join):
             self._presentations.note(operation)
         answer = await self._ask("PUT", self._path, bodies.REJOIN.encode(operation))

@@ -8,9 +8,11 @@ so that nothing of the rendezvous itself is etcd's business.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Final
 
 import anyio
 import msgspec
@@ -20,20 +22,21 @@ from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.backends.tcp.watching import W, watch_server
 from arendezvous.directory.etcd import DEFAULT_PREFIX, EtcdDirectory
 from arendezvous.directory.port import Leader, Office
-from arendezvous.errors import RendezvousConnectionError, RendezvousStateError
+from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.net.addresses import is_loopback, loopback_id
 from arendezvous.net.background import Background, finish
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.own_thread import in_own_thread, may_use_threads
-from arendezvous.net.servers import Locator, Place, place_of
+from arendezvous.net.servers import SOON, Locator, Place, place_of
 from arendezvous.server.binding import bind
 from arendezvous.server.serve import Server
 
 logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = 5.0  # seconds after which etcd counts as out of reach
+WATCHED: Final = 0.1  # seconds of a pause in which a node watches whether the leader changes
 
 
 class ElectedServer(Locator):
@@ -50,6 +53,8 @@ class ElectedServer(Locator):
         _hosting: Ends the server of this process.
         _campaigning: Held while it is settled who serves, once for all who want to connect.
         _found: Who led when it was connected to etcd, until that has been used.
+        _seen: Who led when that was looked up last.
+        _tried: Who led when an attempt last failed.
         _known: Whether somebody has led before.
     """
 
@@ -64,12 +69,15 @@ class ElectedServer(Locator):
         self._hosting = AsyncExitStack()
         self._campaigning = anyio.Lock()
         self._found: Leader | None = None
+        self._seen: Leader | None = None
+        self._tried: Leader | None = None
         self._known = False
 
     def __str__(self) -> str:
         return self._directory.name.removeprefix("etcd://")
 
     attempts = 1
+    has_others = True
 
     async def connect(self, seconds: float) -> None:
         """Connects to etcd, and learns the token. Raises as `EtcdDirectory.connect` and `secret` do."""
@@ -93,6 +101,7 @@ class ElectedServer(Locator):
                 if leader is None and self._may_host:
                     await self._campaign()
                     leader = await self._directory.leader()
+                self._seen = leader
         except RendezvousConnectionError as error:
             raise ConnectionError(error.message) from error
         if leader is None:
@@ -106,6 +115,24 @@ class ElectedServer(Locator):
             )
         self._known = True
         return host, port
+
+    async def pause(self, seconds: float) -> bool:
+        """See `Locator.pause`; when the leader goes, those who may follow it spread over what is left."""
+        if self._seen not in (None, self._tried):
+            self._tried = self._seen
+            await anyio.sleep(min(seconds, SOON))
+            return True
+        if seconds < WATCHED:
+            return await super().pause(seconds)
+        with anyio.move_on_after(seconds) as scope:
+            try:
+                if await self._directory.changed(self._seen) is None:
+                    left = scope.deadline - anyio.current_time()
+                    scope.deadline -= left * random.random()  # noqa: S311 - spreads, hides nothing
+                    await self._directory.changed(None)
+            except RendezvousError:  # the next attempt tells
+                await anyio.sleep_forever()
+        return False
 
     async def close(self) -> None:
         """Ends the server of this process, if there is one, once others can do without it."""

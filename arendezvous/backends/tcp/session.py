@@ -32,7 +32,7 @@ from arendezvous.law.status import RunStatus
 from arendezvous.net.background import settle
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
-from arendezvous.net.servers import Locator, MovedError, Servers
+from arendezvous.net.servers import SOON, Locator, MovedError, Servers, silence
 from arendezvous.net.tls import speaks_no_tls
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT: Final = 5.0
 OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
-SOON: Final = 0.01  # seconds between two attempts at a server that begins to lead
 _PRESENTING: Final = (Join, Resume)
 _SAYINGS: Final = (Update, Progress, Arrive)
 R = TypeVar("R", bound=wire.ServerMessage)
@@ -162,7 +161,8 @@ class SessionBackend(BackendBase):
         node = subject(operation)
         if isinstance(operation, _PRESENTING):
             self._feeds.setdefault(node, ViewFeed())
-            self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
+            longest = silence(operation.settings.expiry, has_others=self._servers.has_others)
+            self._requests.answer_timeout = min(self._read_timeout, longest)
         self._presentations.note(operation)
         try:
             answer = await self._ask(partial(wire.Propose, operation=operation), node, patience, give_up)
@@ -390,7 +390,8 @@ class SessionBackend(BackendBase):
                     raise troubles.hopeless(self.endpoint, self._reason, distrusted=False) from error
                 if self._embedded and troubles.is_refusal(error):
                     await self._replace_server()
-                await anyio.sleep(min(self._pauses.next(), max(0.0, end - loop.time())))
+                if await self._servers.pause(min(self._pauses.next(), max(0.0, end - loop.time()))):
+                    self._pauses.reset()
                 patience *= 2  # it may be slow because all the others connect at the same time
             else:
                 return True
@@ -417,8 +418,8 @@ class SessionBackend(BackendBase):
         self._connection = connection
         self._address = connection.local_address()
         try:
-            lost = self._servers.lost_url
-            connection.write(wire.PREFACE + wire.encode(msgspec.structs.replace(self._hello, lost=lost)))
+            lost = {"lost": self._servers.lost_url, "without": self._servers.without}
+            connection.write(wire.PREFACE + wire.encode(msgspec.structs.replace(self._hello, **lost)))
             waiting = self._requests.pending()
             for operation in self._presentations.all(self._feeds):
                 patience = math.inf if isinstance(operation, Arrive) else None
@@ -428,7 +429,7 @@ class SessionBackend(BackendBase):
             for request in waiting:
                 self._send(request)
             await self._welcome
-            self._servers.lost = None
+            self._servers.welcomed()
             self._reach.find()
         except BaseException:
             self._drop_connection()

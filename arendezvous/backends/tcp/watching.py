@@ -72,10 +72,18 @@ class ServerNews(AsyncIterator[N], Generic[N]):
     def _take(self, message: wire.ServerMessage) -> None:
         raise NotImplementedError
 
-    async def begin(self, run_id: str, lost: str) -> None:
+    async def begin(self, run_id: str, servers: Locator) -> None:
         """Says hello, asks for the news, and waits for the first; called once. Raises `MovedError`."""
         try:
-            await self._begin(wire.Hello(wire.VERSION, run_id, token=self._credentials.token, lost=lost))
+            await self._begin(
+                wire.Hello(
+                    wire.VERSION,
+                    run_id,
+                    token=self._credentials.token,
+                    lost=servers.lost_url,
+                    without=servers.without,
+                )
+            )
         except RendezvousError as error:  # for whoever asks for the news
             self._failure = error
 
@@ -227,7 +235,7 @@ async def _begin(
         _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
         news = kind(stream, f"tcp://{join_host_port(*place)}", credentials)
         try:
-            await news.begin(run_id, servers.lost_url)
+            await news.begin(run_id, servers)
         except MovedError as moved:
             servers.moved(moved)
             await stream.aclose()
@@ -236,7 +244,7 @@ async def _begin(
             await anyio.aclose_forcefully(stream)
             raise
         else:
-            servers.lost = None
+            servers.welcomed()
             return stream, news
 
 

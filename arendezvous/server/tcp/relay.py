@@ -195,7 +195,7 @@ class _ClientEnd(_End):
         elif (hello := self._hello()) is not None:
             self._begun = self._told = True
             self._let_go()
-            background.start(self._tell, hello.lost)
+            background.start(self._tell, hello)
         if self._begun:
             self.read(going_on=False)
 
@@ -213,9 +213,9 @@ class _ClientEnd(_End):
         self.transport.abort()
         return None
 
-    async def _tell(self, lost: str) -> None:
+    async def _tell(self, hello: messages.Hello) -> None:
         """Tells the client who leads, once that is not the server any more that it could not reach."""
-        leader = await self.listener.leadership.successor_of(lost)
+        leader = await self.listener.leadership.successor_of(hello.lost, hello.without)
         if not self.transport.is_closing():  # uvloop refuses to write to a client that has gone
             self.transport.write(messages.encode(messages.moved(leader.tcp)))
         self.read(going_on=True)  # so that its end is heard

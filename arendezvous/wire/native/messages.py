@@ -87,6 +87,9 @@ class Hello(_Message, frozen=True):
     # the URL of a server that could not be reached; one that does not lead answers once it knows another
     # leader than that, instead of naming it. Empty: whoever leads is to be named at once
     lost: str = ""
+    # for how many seconds the client has been without a server: it may be sent to a leader that was elected
+    # meanwhile, be it the one that it could not reach
+    without: float = 0.0
 
     def __repr__(self) -> str:
         return f"Hello(version={self.version}, run_id={self.run_id!r})"

@@ -16,11 +16,12 @@ import pytest
 import pytest_asyncio
 
 import arendezvous as ar
-from arendezvous.backends.tcp.elected import ElectedBackend
+from arendezvous.backends.tcp.elected import ElectedBackend, ElectedServer
 from arendezvous.directory.etcd import EtcdDirectory
 from arendezvous.directory.port import Leader
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.law.state import RunSettings
+from arendezvous.net.credentials import NO_CREDENTIALS
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.option_groups import RendezvousTimeout
@@ -120,6 +121,35 @@ async def test_who_may_not_serve_waits_for_somebody_who_does(etcd: RealEtcd) -> 
             await stack.aclose()
 
 
+class ToldDirectory(EtcdDirectory):
+    """One that is told who leads, and asks nobody."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1:1")
+        self.told: asyncio.Queue[Leader | None] = asyncio.Queue()
+        self.now: Leader | None = None
+
+    async def leader(self, seconds: float | None = None) -> Leader | None:
+        return self.now
+
+    async def changed(self, known: Leader | None) -> Leader | None:
+        self.now = await self.told.get()
+        return self.now
+
+
+async def test_a_pause_ends_when_another_leads_who_is_tried_again_soon_as_it_may_not_listen_yet() -> None:
+    directory = ToldDirectory()
+    elected = ElectedServer(lambda: directory, NO_CREDENTIALS, is_host=False)
+    directory.now = Leader("tcp://10.0.0.1:1", term=1)
+    with anyio.fail_after(60):
+        for term, port in ((2, 2), (3, 2)):  # that may be the same server once more
+            await elected.locate()
+            assert await elected.pause(3600.0), "the first one is short"
+            directory.told.put_nowait(Leader(f"tcp://10.0.0.1:{port}", term=term))
+            assert not await elected.pause(3600.0)
+            assert await elected.locate() == ("10.0.0.1", port)
+
+
 async def test_an_office_that_is_lost_ends_the_server_and_its_nodes_go_on(etcd: RealEtcd) -> None:
     async with EtcdDirectory(etcd.urls) as directory, node(etcd, "a") as a, node(etcd, "b") as b:
         await meet(a, b)
@@ -133,7 +163,7 @@ async def test_an_office_that_is_lost_ends_the_server_and_its_nodes_go_on(etcd: 
 
 HOST = """
 import asyncio, sys, time
-from arendezvous.backends.tcp.elected import ElectedBackend
+from arendezvous.backends.tcp.elected import ElectedBackend, ElectedServer
 from arendezvous.etcd.cluster import EtcdCluster
 
 async def main():

@@ -18,6 +18,7 @@ from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.law.events import NodeDeparted
 from arendezvous.law.operations import Join, KeepAlive, Leave
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
+from arendezvous.net.servers import Servers
 from arendezvous.rendezvous import driver as rendezvous
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.testing.fault_proxy import FaultProxy, Faults
@@ -978,3 +979,14 @@ async def test_an_ipv6_endpoint_is_hosted_and_joined(free_port: int) -> None:
     async with node(url, "a", is_host=None) as a, node(url, "b") as b:
         infos = await meet(a, b)
         assert infos[0].rank0_addresses[0] == "::1"
+
+
+@pytest.mark.parametrize(("servers", "seconds"), [(1, 15.0), (2, 7.5)])
+async def test_a_silent_leader_is_left_before_the_next_one_gives_its_members_up(
+    servers: int, seconds: float
+) -> None:
+    async with ar.serve("127.0.0.1:0") as server:
+        place = (server.host, server.port)
+        async with SessionBackend(*place, "job", servers=Servers([place] * servers)) as backend:
+            await backend.propose(Join(NodeDesc("a"), RunSettings(1, 1)))
+            assert backend._requests.answer_timeout == seconds

@@ -57,28 +57,32 @@ async def test_those_who_wait_are_told_of_the_next_leader_and_keep_a_bounded_num
         await listener.stop()
 
 
-async def test_a_client_is_sent_to_the_leader_it_could_not_reach_if_that_was_elected_since(
+async def test_a_client_is_sent_to_the_leader_it_could_not_reach_only_if_that_was_elected_since(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It may have been deposed and elected again, or did not listen yet."""
+    """It may have been deposed and elected again, or did not listen yet; else it is dead, however new."""
+    monkeypatch.setattr("arendezvous.server.leadership.BEGINNING", 0.0)
     monkeypatch.setattr("arendezvous.server.leadership.REPLACED", 3600.0)
     leadership = Leadership()
-    leadership.leader = lost = Leader("tcp://10.0.0.1:29400", "", term=1)
+    leadership.leader = Leader("tcp://10.0.0.2:29400", "", term=1)
     listener = listener_of(Shared(LIMITS, FailureThrottle()), leadership)
     host, port = await listener.start("127.0.0.1", 0)
-    told = encode(moved(lost.tcp))
     async with asyncio.timeout(60):
-        before, writer = await asyncio.open_connection(host, port)
-        writer.write(HELLO)
+        leadership.leader = lost = Leader("tcp://10.0.0.1:29400", "", term=2)
+        told = encode(moved(lost.tcp))
+        was_served, one = await asyncio.open_connection(host, port)
+        one.write(HELLO)
         await until(lambda: listener.ends)
+        was_not, other = await asyncio.open_connection(host, port)
+        other.write(PREFACE + encode(Hello(VERSION, "job", lost=lost.tcp, without=3600.0)))
+        assert await was_not.readexactly(len(told)) == told
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(was_served.readexactly(1), 0)
         leadership.leader = None
-        leadership.leader = msgspec.structs.replace(lost, term=2)
-        assert await before.readexactly(len(told)) == told
-        writer.close()
-        later, writer = await asyncio.open_connection(host, port)
-        writer.write(HELLO)
-        assert await later.readexactly(len(told)) == told
-        writer.close()
+        leadership.leader = msgspec.structs.replace(lost, term=3)
+        assert await was_served.readexactly(len(told)) == told
+        one.close()
+        other.close()
     await listener.stop()
 
 
