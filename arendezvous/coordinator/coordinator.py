@@ -239,7 +239,7 @@ class Coordinator:
     def remember(self, run: Run, events: Iterable[tuple[float, LawEvent]], number: int) -> None:
         """Takes in what has happened to a run before it was adopted; `number` is that of the latest event."""
         run.history.extend(events)
-        run.happened = max(run.happened, number)
+        run.happened = run.recalled = max(run.happened, number)
         self.retention.look_at(run, self.clock(), is_much=self._budget.count(run))
 
     def view_of(self, attachment: Attachment) -> NodeView:

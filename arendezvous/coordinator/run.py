@@ -99,6 +99,7 @@ class Run:
         large: Bytes that are counted for nodes with many addresses, beyond those of every node.
         happened: The number of the latest event. Numbers go up by one, and are not used again for a run that
             is forgotten and comes back.
+        recalled: The same of those that happened before this server began; 0: none is known.
     """
 
     run_id: str
@@ -111,6 +112,7 @@ class Run:
     owed: set[str] = field(default_factory=set)
     history: deque[tuple[float, LawEvent]] = field(default_factory=lambda: deque(maxlen=HISTORY))
     happened: int = 0
+    recalled: int = 0
     counted: int = 0
     remembered: int = 0
     large: dict[str, int] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -127,11 +127,18 @@ class RunEvents:
         return piece
 
 
+class Known(NamedTuple):
+    """Tells what a reader has seen last of a run."""
+
+    number: int  # of the event
+    is_elsewhere: bool  # whether another server, or an earlier start of this one, told of it
+
+
 class RunFollower:
-    """How far a stream has come with the events of a run, of which the reader knows those up to `after`."""
+    """How far a stream has come with the events of a run, of which the reader knows those up to `seen`."""
 
     def __init__(
-        self, events: RunEvents, coordinator: Coordinator, news: asyncio.Event, after: int | None
+        self, events: RunEvents, coordinator: Coordinator, news: asyncio.Event, seen: Known | None
     ) -> None:
         self.events = events
         self.news = news
@@ -139,8 +146,12 @@ class RunFollower:
         run = coordinator.runs.get(events.run_id)
         latest, known = (0, 0) if run is None else (run.happened, len(run.history))
         first = latest - known + 1
+        after = None if seen is None else seen.number
+        if seen is not None and seen.is_elsewhere:  # that knew no later ones than were recorded
+            self._reset = ResetBody(missed=None)
+            after = min(seen.number, 0 if run is None else run.recalled)
         if after is not None and not first - 1 <= after <= latest:
-            self._reset = ResetBody(missed=first - 1 - after if 0 <= after < first else None)
+            self._reset = self._reset or ResetBody(missed=first - 1 - after if after < first else None)
             after = None
         self._next = events.end - (known if after is None else latest - after)
         self._said = 0
@@ -245,13 +256,13 @@ class EventHub:
         self._stop: tuple[Callable[[], None], ...] = ()
 
     @contextmanager
-    def follow(self, run_id: str, news: asyncio.Event, after: int | None) -> Iterator[RunFollower]:
-        """Follows one run while the block runs; its reader knows the events up to `after`."""
+    def follow(self, run_id: str, news: asyncio.Event, seen: Known | None) -> Iterator[RunFollower]:
+        """Follows one run while the block runs; its reader knows the events up to `seen`."""
         events = self._runs.get(run_id) or self._runs.setdefault(run_id, RunEvents(self, run_id))
         events.followers += 1
         self._observe()
         try:
-            yield RunFollower(events, self.coordinator, news, after)
+            yield RunFollower(events, self.coordinator, news, seen)
         finally:
             events.idle.discard(news)
             events.followers -= 1

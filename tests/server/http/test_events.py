@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,26 @@ async def test_an_event_of_an_earlier_start_of_the_server_begins_anew() -> None:
             reset, first = await events.next(), await events.next()
         assert (reset.name, json.loads(reset.data)) == ("reset", {"missed": None})
         assert json.loads(first.data)["number"] == 1
+
+
+async def test_a_server_that_goes_on_with_a_record_tells_no_event_again(tmp_path: Path) -> None:
+    async with asyncio.timeout(120):
+        async with served(data_dir=tmp_path) as (server, client):
+            await join(client, "a")
+            await join(client, "b")
+            turn(server.coordinator, 1)
+            async with following(client, "/v1/runs/job/events") as events:
+                seen = [await events.next() for _ in range(4)]
+        for is_recorded in (True, False):  # what the reader has seen of the server before
+            async with served(data_dir=tmp_path) as (server, client):
+                known = server.coordinator.runs["job"].happened
+                turn(server.coordinator, 1)
+                last = seen[-1].id if is_recorded else f"{seen[-1].id}99"
+                numbers = list(range(5 if is_recorded else known + 1, known + 2))
+                async with following(client, "/v1/runs/job/events", {"Last-Event-ID": last}) as events:
+                    reset, *more = [await events.next() for _ in (0, *numbers)]
+            assert (reset.name, json.loads(reset.data)) == ("reset", {"missed": None})
+            assert [json.loads(event.data)["number"] for event in more] == numbers
 
 
 async def test_what_is_no_id_of_an_event_is_refused() -> None:

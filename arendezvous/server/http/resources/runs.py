@@ -15,7 +15,7 @@ from arendezvous.server.context import ServerContext
 from arendezvous.server.http import routes
 from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.event_tail import HUB, ChangedRuns, EventHub
+from arendezvous.server.http.event_tail import HUB, ChangedRuns, EventHub, Known
 from arendezvous.server.http.requests import Query, run_id_of, run_in_turn, run_of, version_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, query
@@ -128,18 +128,15 @@ def _members(context: ServerContext, run_id: str, generation: tuple[int, int]) -
     )
 
 
-def _known(context: ServerContext, event_id: str) -> int | None:
-    """The number of the event that a reader has seen last; None: none; a 400 if that is no id of an event.
-
-    An id of an earlier start of the server stands for -1: the reader has missed something.
-    """
+def _known(context: ServerContext, event_id: str) -> Known | None:
+    """Reads what a reader has seen last; None: nothing; a 400 if that is no id of an event."""
     if not event_id:
         return None
     server, _, number = event_id.rpartition(".")
     if not (number.isascii() and number.isdigit() and len(number) < 20):
         detail = f"{event_id[:80]!r} is no id of an event; take one from a stream, or a run's last_event"
         raise Problem(400, detail, "bad-event-id")
-    return int(number) if server == context.server_id else -1
+    return Known(int(number), server != context.server_id)
 
 
 async def _shared(app: web.Application) -> AsyncIterator[None]:
