@@ -14,9 +14,9 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Generic, TypeVar, TypeVarTuple
+from typing import Any, Final, Generic, TypeVar, TypeVarTuple, cast
 
 import anyio
 
@@ -28,6 +28,52 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 UNWIND_TIMEOUT: Final = 5.0  # seconds that an interrupt waits for the call to clean up
+_BROKEN: Final = "un-acquired lock"  # is said after an interrupt in the steps of a lock
+
+
+class _Outcome(Generic[T]):
+    """Holds what comes of something in another thread, for a thread that may be interrupted while it waits.
+
+    A `Future` has a lock that both threads take: an interrupt between two steps of the one that waits may
+    leave it taken, and the loop would wait for it for ever. Here each one that waits has a lock of its own.
+
+    Its fields:
+        _came: The value, or the error; the first one counts. Empty until it comes.
+        _waiting: The locks of those who wait; each is released when it has come.
+    """
+
+    def __init__(self) -> None:
+        self._came: list[tuple[T | None, BaseException | None]] = []
+        self._waiting: list[threading.Lock] = []
+
+    def done(self) -> bool:
+        """Tells whether it has come."""
+        return bool(self._came)
+
+    def settle(self, value: T | None, error: BaseException | None = None) -> None:
+        """Takes what has come, unless something has before."""
+        self._came.append((value, error))
+        for lock in tuple(self._waiting):
+            with suppress(RuntimeError):  # it was released before
+                lock.release()
+
+    def wait(self, seconds: float = -1) -> None:
+        """Waits until it has come, for so many seconds; -1: for ever. Raises `TimeoutError`."""
+        if self._came:
+            return
+        lock = threading.Lock()
+        lock.acquire()
+        self._waiting.append(lock)
+        if not self._came and not lock.acquire(timeout=seconds) and not self._came:
+            raise TimeoutError
+
+    def result(self) -> T:
+        """Waits for the value, and returns it; raises the error if that is what came."""
+        self.wait()
+        value, error = self._came[0]
+        if error is not None:
+            raise error
+        return cast(T, value)
 
 
 class _Call(Generic[T]):
@@ -43,7 +89,7 @@ class _Call(Generic[T]):
 
     def __init__(self, owner: object, function: Callable[[], Awaitable[T]]) -> None:
         self.owner = owner
-        self.result: Future[T] = Future()
+        self.result = _Outcome[T]()
         self.abandoned = False
         self._function: Callable[[], Awaitable[T]] | None = function
         self._scope: anyio.CancelScope | None = None
@@ -55,12 +101,12 @@ class _Call(Generic[T]):
             return
         with anyio.CancelScope() as self._scope:
             try:
-                self.result.set_result(await function())
+                self.result.settle(await function())
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - see above
-                self.result.set_exception(error)
-        self.fail(InterruptedError("the caller was interrupted"))
+                self.result.settle(None, error)
+        self.result.settle(None, InterruptedError("the caller was interrupted"))
 
     def cancel(self) -> None:
         """Cancels the call, in the loop; one that has not begun never will."""
@@ -68,12 +114,7 @@ class _Call(Generic[T]):
             self._scope.cancel()
         elif self._function is not None:
             self._function = None
-            self.fail(InterruptedError("the caller was interrupted before the call began"))
-
-    def fail(self, error: BaseException) -> None:
-        """Ends the wait for the result with `error`, unless there is one."""
-        if not self.result.done():
-            self.result.set_exception(error)
+            self.result.settle(None, InterruptedError("the caller was interrupted before the call began"))
 
 
 class LoopThread:
@@ -95,7 +136,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._begun: Future[tuple[asyncio.AbstractEventLoop, Background]] = Future()
+        self._begun = _Outcome[tuple[asyncio.AbstractEventLoop, Background]]()
         self._claimed = threading.Lock()
         self._thread: threading.Thread | None = None
         self._ended: BaseException | None = None
@@ -128,12 +169,18 @@ class LoopThread:
             raise RuntimeError(
                 "this process is ending, and arendezvous.sync has been closed: nothing can be called any more"
             )
-        return self._run(owner, partial(function, *args))
+        try:
+            return self._run(owner, partial(function, *args))
+        except RuntimeError as error:
+            interrupt = error.__context__
+            if interrupt is not None and str(error).endswith(_BROKEN):
+                raise interrupt from None
+            raise
 
     def _run(self, owner: object, function: Callable[[], Awaitable[T]]) -> T:
         for before in tuple(self._calls):
             if before.abandoned and (before.owner is owner or before.result.done()):
-                before.result.exception()
+                before.result.wait()
                 self._calls.discard(before)
         call = _Call(owner, function)
         try:
@@ -141,15 +188,11 @@ class LoopThread:
             self._calls.add(call)
             self._hand_over(loop, background.start, call.run)
             if self._ended is not None:  # perhaps before it saw this call
-                call.fail(self._error())
+                call.result.settle(None, self._error())
             return call.result.result()
-        except BaseException as error:
-            is_own = call.result.done()
-            if not is_own and call in self._calls:
+        except BaseException:
+            if not call.result.done() and call in self._calls:
                 self._abandon(call)
-            cause = error.__context__
-            if isinstance(error, RuntimeError) and cause is not None and not is_own:
-                raise cause from None  # an interrupt in the steps of the lock, which breaks it
             raise
         finally:
             if call.result.done():
@@ -217,7 +260,7 @@ class LoopThread:
         call.abandoned = True
         self._hand_over(self._begun.result()[0], call.cancel)
         try:
-            call.result.exception(UNWIND_TIMEOUT)
+            call.result.wait(UNWIND_TIMEOUT)
         except TimeoutError:
             logger.warning("a call that was interrupted has not ended within %g s", UNWIND_TIMEOUT)
 
@@ -229,15 +272,14 @@ class LoopThread:
             anyio.run(self._work)
         except BaseException as error:  # noqa: BLE001 - whoever calls is told, and gets another loop
             self._end(error)
-            if not self._begun.done():  # no descriptors left for a loop, say
-                self._begun.set_exception(error)
+            self._begun.settle(None, error)  # if it has not begun: no descriptors left for a loop, say
         else:
             self._end(RuntimeError("it was stopped"))
 
     async def _work(self) -> None:
         over = asyncio.Event()
         background = Background("arendezvous.sync", lambda error: over.set())
-        self._begun.set_result((asyncio.get_running_loop(), background))
+        self._begun.settle((asyncio.get_running_loop(), background))
         background.start(_until_cancelled, over)
         await over.wait()
         await background.close()
@@ -249,7 +291,7 @@ class LoopThread:
         if self._ended is None:
             self._ended = error
         for call in tuple(self._calls):
-            call.fail(self._error())
+            call.result.settle(None, self._error())
             self._calls.discard(call)
 
 
