@@ -146,6 +146,11 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
         return self.asynchronous.history
 
     @property
+    def node(self) -> str:
+        """The name under which this node is known in the run."""
+        return self.asynchronous.node
+
+    @property
     def endpoint(self) -> str:
         """Tells where the run is kept, as a URL without secrets."""
         return self.asynchronous.endpoint
@@ -295,9 +300,11 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
 
     Raises:
         RendezvousSettingsError: The backend is unknown, or a parameter is not allowed.
+        TypeError: A plug-in has made a handler that is no `arendezvous.AsyncRendezvousHandler`.
     """
     handler = registry.get_rendezvous_handler(params)
-    said = f"{type(handler).__name__}, made for {params.backend!r}, is no AsyncRendezvousHandler"
     if not isinstance(handler, AsyncRendezvousHandler):
-        raise TypeError(said)
+        raise TypeError(
+            f"{type(handler).__name__}, made for {params.backend!r}, is no AsyncRendezvousHandler"
+        )
     return RendezvousHandler(handler)
