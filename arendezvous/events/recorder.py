@@ -205,7 +205,7 @@ def _from_environment(value: str, console: logging.Handler) -> logging.Handler:
 
 @functools.cache
 def _destinations() -> Destinations:
-    """The destinations of this process; a failure is not cached, so every call says what is wrong."""
+    """Returns the destinations of this process; a failure is not cached: every call says what is wrong."""
     return Destinations(os.environ)
 
 

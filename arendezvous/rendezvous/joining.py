@@ -90,7 +90,7 @@ def _is_complete(view: NodeView, join: Join) -> bool:
 
 
 def _check_dropped(view: NodeView, join: Join) -> None:
-    """A node that is gone while it waits, being frozen perhaps, starts over, unless it was asked to go."""
+    """Raises unless a node that is gone while it waits, being frozen perhaps, may start over."""
     if (gone := view.gone) is None:
         return
     match gone.cause:
