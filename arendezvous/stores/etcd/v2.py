@@ -55,7 +55,8 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         cluster: How to reach the cluster, or the addresses of its members; see `EtcdStore`.
         timeout: How long waiting operations wait, in seconds; None waits for ever. For as long, and for
             `read_timeout` at least, a change is tried again that others get ahead of; see `EtcdStore`.
-        read_timeout: Seconds without an answer from any member to `RendezvousConnectionError`.
+        read_timeout: After how many seconds without an answer from any member an operation raises
+            `RendezvousConnectionError`.
         connect_timeout: Seconds that entering tries to connect: etcd may start later than its clients. None
             stands for `timeout`.
         prefix: The directory of etcd that its keys lie in.
