@@ -97,6 +97,7 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
     which leaving the block does, and at the latest when the process ends; not, however, in a child that was
     made by `os.fork` and ends by `os._exit`. Any number of threads may use it at the same time: it is opened
     once, and closed after it was opened. A call that was interrupted has ended before the next one begins.
+    All calls that wait raise `RendezvousConnectionError` if the backend could not be reached.
 
     Attributes:
         asynchronous: The asynchronous handler, at first not entered; its methods are to be awaited in the

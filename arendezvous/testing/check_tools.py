@@ -15,7 +15,7 @@ from arendezvous.law.state import NodeDesc, NodeView, Phase, RunSettings
 MakeBackend: TypeAlias = Callable[[str], RendezvousBackend]
 BackendCheck: TypeAlias = Callable[[MakeBackend, str], Awaitable[None]]
 
-INTERVAL: Final = 0.5  # of heartbeats, where a node has to die
+INTERVAL: Final = 0.5  # seconds between heartbeats, where a node has to die
 PAIR: Final = RunSettings(2, 2)
 
 E = TypeVar("E", bound=Exception)
