@@ -13,7 +13,12 @@ from typing import Any, Final, Self, Unpack, overload
 
 from arendezvous import guesses
 from arendezvous.backends.port import RendezvousBackend
-from arendezvous.errors import RendezvousNotFoundError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.errors import (
+    RendezvousNotFoundError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+    RendezvousTypeError,
+)
 from arendezvous.law.checks import check_id
 from arendezvous.law.operations import (
     Close,
@@ -302,7 +307,8 @@ def observe(
         options: See below.
 
     Raises:
-        RendezvousSettingsError: As `connect` does.
+        RendezvousSettingsError: As `connect` does; or nobody at such a URL could tell of a run.
+        RendezvousTypeError: As `connect` does.
     """
     server = ServerConnection(*looking(endpoint, read_timeout, options))
     return server.observe_runs() if run_id is None else server.observe(run_id)
@@ -328,7 +334,8 @@ def looking(
     for name, value in options.items():
         if name not in known and value is not None:
             expected = f"left out for {scheme.name}://, which takes {', '.join(known) or 'no options'}"
-            raise RendezvousSettingsError(f"{name} must be {expected}", name=name, expected=expected)
+            kind = RendezvousSettingsError if name in settings_of(LookingOptions) else RendezvousTypeError
+            raise kind(f"{name} must be {expected}", name=name, expected=expected)
     given = check_options(known, {name: value for name, value in options.items() if name in known})
     return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), **given)
 

@@ -284,10 +284,10 @@ class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary],
         return self._told.pop(next(iter(self._told))) if self._told else None
 
     def _take(self, item: RunsItem | Outage) -> None:
-        self._outage = item.reason if isinstance(item, Outage) else ""
-        before = self._latest or {}
         if isinstance(item, Outage):
+            self._outage = item.reason
             return
+        self._outage, before = "", self._latest or {}
         if isinstance(item, RunSummary):
             runs = before | {item.run_id: item}
         elif isinstance(item, str):

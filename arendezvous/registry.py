@@ -65,7 +65,7 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
         self._add(backend, creator)
 
     def register_lazy(self, backend: str, reference: str) -> None:
-        """Like `register`, for a creator that is imported when `backend` is asked for.
+        """Registers, as `register` does, a creator that is imported when `backend` is asked for.
 
         Args:
             backend: The name of the backend.

@@ -98,7 +98,7 @@ def _etcd(resources: ExitStack, plan: Plan) -> Process:
 
 
 def start_etcd(resources: ExitStack, plan: Plan, *arguments: str, number: int = 1) -> str:
-    """Starts so many members of one etcd; returns where they are, with commas."""
+    """Starts `number` members of one etcd; returns where their clients find them, with commas."""
     names = [f"m{one}" for one in range(number)]
     ports = {name: [resources.enter_context(held_port()) for _ in range(2)] for name in names}
     urls = {name: [f"http://{HOST}:{port}" for port in ports[name]] for name in names}

@@ -243,6 +243,8 @@ def test_where_there_is_no_server_nobody_is_connected(url: str) -> None:
 def test_an_option_that_a_server_does_not_take_is_named() -> None:
     with pytest.raises(ar.RendezvousSettingsError, match="cacert must be left out for tcp"):
         ar.connect("tcp://127.0.0.1:1", cacert="x")
+    with pytest.raises(ar.RendezvousTypeError, match="tokn must be left out for tcp"):
+        ar.connect("tcp://127.0.0.1:1", tokn="x")  # type: ignore[call-arg]  # that is the point
 
 
 def test_who_looks_on_over_etcd_shows_the_token_of_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:

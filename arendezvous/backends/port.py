@@ -1,7 +1,7 @@
 """The port: what a rendezvous needs from whatever keeps its state.
 
-`RendezvousBackend` is a contract between the driver (`rendezvous.py`) and the places where the law runs. The
-conformance suite `arendezvous.testing.check_backend` holds any implementation to it.
+`RendezvousBackend` is a contract between the driver (`rendezvous/driver.py`) and the places where the law
+runs. The conformance suite `arendezvous.testing.check_backend` holds any implementation to it.
 """
 
 from __future__ import annotations

@@ -205,12 +205,16 @@ def _from_environment(value: str, console: logging.Handler) -> logging.Handler:
 
 @functools.cache
 def _destinations() -> Destinations:
-    """The destinations of this process; a failure is not cached, so every call says what is wrong."""
+    """Returns the destinations of this process; a failure is not cached: every call says what is wrong."""
     return Destinations(os.environ)
 
 
 def get_logging_handler(destination: str = "null") -> logging.Handler:
-    """Returns the handler that writes the events sent to `destination`."""
+    """Returns the handler that writes the events sent to `destination`.
+
+    Raises:
+        RendezvousSettingsError: There is no such destination, or ``ARENDEZVOUS_EVENTS`` has a bad value.
+    """
     return _destinations().handler(destination)
 
 
@@ -235,6 +239,9 @@ def record(event: AnyEvent, destination: str = "null") -> None:
     """Records `event`: a copy is kept in the history and given to streams, and `destination` gets its JSON.
 
     The destination ``null`` is silent unless ``ARENDEZVOUS_EVENTS`` says otherwise.
+
+    Raises:
+        RendezvousSettingsError: There is no such destination, or ``ARENDEZVOUS_EVENTS`` has a bad value.
     """
     destinations = _destinations()
     destinations.handler(destination)  # an unknown destination is refused before anything is kept

@@ -38,7 +38,7 @@ def _is_number(value: object) -> bool:
     return type(value) is float and math.isfinite(value)
 
 
-_NUMBER: Final = "a finite number, an integer from -2**53 to 2**53"
+_NUMBER: Final = "a finite number, and from -2**53 to 2**53 if it is an integer"
 _REDUCERS: Final[Mapping[str, tuple[Callable[[object], bool], str, Callable[[Sequence[Any]], Any]]]] = {
     "min": (_is_number, _NUMBER, min),
     "max": (_is_number, _NUMBER, max),

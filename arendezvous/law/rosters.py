@@ -24,6 +24,7 @@ class MemberGone(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Says why a member of a round is not in the run any more.
 
     Attributes:
+        rank: The rank that it had.
         cause: Why it went, for programs.
         reason: Why, in its own words or the law's; may be empty.
         age: How many seconds ago that was, when it was asked for.
@@ -39,6 +40,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member of a round, as the round was completed.
 
     Attributes:
+        name: Its name.
+        rank: Its rank.
         role: Its role; empty where the run has none.
         slots: For how many processes it has room.
         addresses: Where it may be reached, the best first; never empty.

@@ -100,8 +100,11 @@ class RunStatus(msgspec.Struct, frozen=True):
     """The whole of a run at one moment, as `explain()` returns it.
 
     Attributes:
+        run_id: The run.
         settings: What its nodes agreed on; None if the backend knows no such run.
         incarnation: How often it was opened.
+        round: The current round.
+        complete: Whether that round is complete.
         world_size: Of the complete round; 0 while it gathers.
         digest: Of the complete round's member list.
         deadline_left: Seconds until the gathering round completes, unless something changes: until the last

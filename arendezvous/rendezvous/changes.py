@@ -185,7 +185,7 @@ def ends_round(change: Change) -> bool:
 
 
 def at_completion(begin: NodeView) -> NodeView:
-    """The view that a member had at the very moment of completion, if `begin` is the first one it got.
+    """Makes the view that a member had at the very moment of completion; `begin` is the first one it got.
 
     A view may tell of several events at once, so the first one may tell of more than the completion.
     """

@@ -430,7 +430,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
 
 def _exit_cause(error: BaseException | None) -> tuple[Cause, str]:
-    """Why a node leaves whose block was left with `error`, and the reason in words."""
+    """Tells why a node leaves whose block was left with `error`, and the reason in words."""
     if error is None:
         return Cause.LEFT, ""
     if isinstance(error, anyio.get_cancelled_exc_class()):

@@ -219,8 +219,8 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
     and any other leave it.
 
     All calls that wait raise `RendezvousConnectionError` if the backend could not be reached. If work in the
-    background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
-    is chained to it, until the block is left.
+    background fails, which is a bug, all waits and later calls raise a `RendezvousError` that is chained to
+    it, until the block is left.
     """
 
     GUESSES = guesses.HANDLER
@@ -469,7 +469,7 @@ def fence_of(incarnation: int, round_: int) -> str:
 
 
 def is_stale(fence: str, *, than: str) -> bool:
-    """Tells whether `fence` is that of an earlier round than another fence of the same run.
+    """Tells whether `fence` is that of an earlier round than the fence `than`, of the same run.
 
     Whoever guards something that only the present round may change keeps the highest fence that it has seen,
     and refuses who comes with one that is stale.

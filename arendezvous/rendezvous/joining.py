@@ -28,8 +28,8 @@ from arendezvous.law.words import because, duration
 logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL: Final = 10.0  # seconds between two lines in the log about a node that waits, at first
-LATER_INTERVAL: Final = 60.0
-ASK_TIMEOUT: Final = 2.0
+LATER_INTERVAL: Final = 60.0  # the same after the first minute
+ASK_TIMEOUT: Final = 2.0  # seconds that asking who is missing may take
 MANY: Final = 16  # nodes of a run of which only the first goes on to ask who is missing
 _PATIENT: Final = (Phase.REDUNDANT, Phase.MEMBER)  # a spare, or a draining member in its old round
 
@@ -90,7 +90,7 @@ def _is_complete(view: NodeView, join: Join) -> bool:
 
 
 def _check_dropped(view: NodeView, join: Join) -> None:
-    """A node that is gone while it waits, being frozen perhaps, starts over, unless it was asked to go."""
+    """Raises unless a node that is gone while it waits, being frozen perhaps, may start over."""
     if (gone := view.gone) is None:
         return
     match gone.cause:

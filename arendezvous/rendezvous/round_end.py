@@ -76,7 +76,7 @@ class RoundEnd:
                 raise self._error.with_traceback(None) from cancelled
 
     def end(self) -> None:
-        """The node has left the round by its own doing."""
+        """Takes in that the node has left the round by its own doing."""
         round_ = self._begin.round
         self._over(RoundOverError(f"this node has left round {round_}", round=round_))
 

@@ -75,7 +75,7 @@ class RoundScope:
 
 
 def _says_over(error: BaseException) -> bool:
-    """Whether an error says that the round is over, and nothing else."""
+    """Tells whether an error says that the round is over, and nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(errors.RoundOverError)[1] is None
     return isinstance(error, errors.RoundOverError)

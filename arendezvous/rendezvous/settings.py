@@ -35,7 +35,11 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, run_id: str, options: Mapping[str, Any]) -> RendezvousSettings:
-        """Makes the settings from options that were checked one by one, unless they contradict each other."""
+        """Makes the settings from options that were checked one by one.
+
+        Raises:
+            RendezvousSettingsError: Two options contradict each other, or there is no number of nodes.
+        """
         rules = _rules(options)
         least, most = _nodes(options, rules)
         timeout = _timeout(options)

@@ -152,7 +152,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         if states:
             raise _not_static("changes(states=True)")
         await self._left.wait()
-        for change in list[Change]():
+        for change in list[Change]():  # none: it makes this an iterator
             yield change
 
     def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:

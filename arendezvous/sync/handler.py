@@ -97,6 +97,7 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
     which leaving the block does, and at the latest when the process ends; not, however, in a child that was
     made by `os.fork` and ends by `os._exit`. Any number of threads may use it at the same time: it is opened
     once, and closed after it was opened. A call that was interrupted has ended before the next one begins.
+    All calls that wait raise `RendezvousConnectionError` if the backend could not be reached.
 
     Attributes:
         asynchronous: The asynchronous handler, at first not entered; its methods are to be awaited in the
@@ -144,6 +145,11 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
     def history(self) -> tuple[HistoryEntry, ...]:
         """The latest things that happened to this node, the oldest first."""
         return self.asynchronous.history
+
+    @property
+    def node(self) -> str:
+        """The name under which this node is known in the run."""
+        return self.asynchronous.node
 
     @property
     def endpoint(self) -> str:
@@ -295,9 +301,11 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
 
     Raises:
         RendezvousSettingsError: The backend is unknown, or a parameter is not allowed.
+        TypeError: A plug-in has made a handler that is no `arendezvous.AsyncRendezvousHandler`.
     """
     handler = registry.get_rendezvous_handler(params)
-    said = f"{type(handler).__name__}, made for {params.backend!r}, is no AsyncRendezvousHandler"
     if not isinstance(handler, AsyncRendezvousHandler):
-        raise TypeError(said)
+        raise TypeError(
+            f"{type(handler).__name__}, made for {params.backend!r}, is no AsyncRendezvousHandler"
+        )
     return RendezvousHandler(handler)

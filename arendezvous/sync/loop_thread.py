@@ -287,7 +287,7 @@ class LoopThread:
             raise background.error
 
     def _end(self, error: BaseException) -> None:
-        """From now on nothing is called here; whoever waits is told why."""
+        """Sees to it that nothing is called here from now on; whoever waits is told why."""
         if self._ended is None:
             self._ended = error
         for call in tuple(self._calls):

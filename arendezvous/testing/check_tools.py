@@ -15,7 +15,7 @@ from arendezvous.law.state import NodeDesc, NodeView, Phase, RunSettings
 MakeBackend: TypeAlias = Callable[[str], RendezvousBackend]
 BackendCheck: TypeAlias = Callable[[MakeBackend, str], Awaitable[None]]
 
-INTERVAL: Final = 0.5  # of heartbeats, where a node has to die
+INTERVAL: Final = 0.5  # seconds between heartbeats, where a node has to die
 PAIR: Final = RunSettings(2, 2)
 
 E = TypeVar("E", bound=Exception)
@@ -29,7 +29,7 @@ LONG: Final = 30.0
 
 
 def checks_of(names: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The checks that a module has defined so far, in that order."""
+    """Returns the checks that a module has defined so far, in that order."""
     return tuple(each for name, each in names.items() if name.startswith("check_"))
 
 
@@ -75,7 +75,7 @@ async def together(*operations: Awaitable[T]) -> list[T]:
 async def view_where(
     backend: RendezvousBackend, view: NodeView, condition: Callable[[NodeView], object]
 ) -> NodeView:
-    """The first view, from `view` on, for which `condition` holds."""
+    """Waits for the first view, from `view` on, for which `condition` holds."""
     with anyio.fail_after(LONG):
         while not condition(view):
             view = await backend.changed(view.node, view.revision)
@@ -110,7 +110,7 @@ async def kept_alive(backend: RendezvousBackend, node: str) -> AsyncIterator[Non
 async def pair_of_members(
     make: MakeBackend, run_id: str, settings: RunSettings = PAIR
 ) -> AsyncIterator[tuple[RendezvousBackend, RendezvousBackend, NodeView]]:
-    """Two backends whose nodes a and b are the members of a round, and a's view of it."""
+    """Opens two backends whose nodes a and b are the members of a round; yields a's view of it, too."""
     async with make(run_id) as one, make(run_id) as two:
         first = await one.propose(Join(NodeDesc("a"), settings))
         await join_until_member(two, Join(NodeDesc("b"), settings))

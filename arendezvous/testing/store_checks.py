@@ -34,7 +34,7 @@ StoreCheck = Callable[[Store], Awaitable[None]]
 
 
 def fresh() -> str:
-    """A key that nobody has used."""
+    """Makes up a key that nobody has used."""
     return f"check-{secrets.token_hex(6)}"
 
 

@@ -85,7 +85,10 @@ def _as_torchs(method: Callable[Concatenate[SyncStore, P], T]) -> Callable[Conca
 
 
 class _StoreBridge:
-    """Half a ``torch.distributed.Store``: its operations, by means of ours."""
+    """Half a ``torch.distributed.Store``: its operations, by means of ours.
+
+    It stands before torch's class among the bases, which has methods of the same names.
+    """
 
     timeout: timedelta
     _ours: SyncStore
@@ -284,9 +287,12 @@ class RendezvousHandler(stock.RendezvousHandler):
         return self._is_mixed or os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
 
     def next_rendezvous(self) -> stock.RendezvousInfo:
-        """Joins the next round and waits until it is complete; raises torch's errors, with our messages.
+        """Joins the next round and waits until it is complete; the errors are torch's, with our messages.
 
         Raises:
+            RendezvousClosedError: The run is closed; the message says by whom, when and why.
+            RendezvousTimeoutError: Not enough nodes came; the message names who did.
+            RendezvousConnectionError: The server could not be reached.
             RendezvousGracefulExitError: This node was a spare, and is not needed; or it was drained.
             RendezvousStateError: A peer has failed for good, and those that are left are too few; the message
                 says who, and why.

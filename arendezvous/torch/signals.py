@@ -55,7 +55,7 @@ def leave_on_signals(handler: RendezvousHandler) -> None:
 
 
 def _leave_the_signals_to_the_parent() -> None:
-    """In the child of a fork, whose signals would else be written to the parent's pipe."""
+    """Gives up the pipe in the child of a fork, whose signals would else be written to it."""
     global _owner  # noqa: PLW0603 - see above
     if _owner:
         signal.set_wakeup_fd(-1)

@@ -294,6 +294,7 @@ def test_the_registry_makes_blocking_handlers(backend: str, endpoint: str) -> No
     params = RendezvousParameters(backend, endpoint, "registry", 1, 1, last_call_timeout="0.5")
     with sync.get_rendezvous_handler(params) as handler:
         assert (handler.get_backend(), handler.get_run_id()) == (backend, "registry")
+        assert handler.node == handler.asynchronous.node
         assert handler.settings.timeout.last_call == 0.5
         assert handler.next_rendezvous().world_size == 1
 

@@ -52,10 +52,13 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
 
     Args:
-        cluster: See `EtcdStore`; so are the three time-outs, in seconds.
-        timeout: None waits for ever.
-        read_timeout: For an answer from any member.
-        connect_timeout: For entering the context; None stands for `timeout`.
+        cluster: How to reach the cluster, or the addresses of its members; see `EtcdStore`.
+        timeout: How long waiting operations wait, in seconds; None waits for ever. For as long, and for
+            `read_timeout` at least, a change is tried again that others get ahead of; see `EtcdStore`.
+        read_timeout: After how many seconds without an answer from any member an operation raises
+            `RendezvousConnectionError`.
+        connect_timeout: Seconds that entering tries to connect: etcd may start later than its clients. None
+            stands for `timeout`.
         prefix: The directory of etcd that its keys lie in.
         ttl: After how many seconds what this store has written vanishes, unless `keep` runs; None: never, as
             with torch's store.
