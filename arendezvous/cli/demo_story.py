@@ -291,7 +291,7 @@ class Show:
 class Meeting(msgspec.Struct, frozen=True):
     """A complete round, as all of its members reported it, with their names by rank.
 
-    The monotonic clock says at when the last of them had its rank, and when the last had called for it.
+    By the monotonic clock, the last of them had its rank `at`, and had `called` for it.
     """
 
     round: int
