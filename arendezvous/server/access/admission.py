@@ -1,4 +1,4 @@
-"""How many connections a server holds and takes on, over all its listeners, and what goes through them."""
+"""Counts connections, traffic and failures over all listeners of a server, and says when it is too much."""
 
 from __future__ import annotations
 
