@@ -111,8 +111,8 @@ def local_url() -> str | None:
 
 
 def _serves(process: str) -> bool:
-    with suppress(OSError):
-        words = Path(f"/proc/{process}/cmdline").read_bytes()[:4096].split(b"\0")
+    with suppress(OSError), open(f"/proc/{process}/cmdline", "rb") as file:
+        words = file.read(4096).split(b"\0")
         return b"serve" in words and any(word.endswith(b"arendezvous") for word in words)
     return False
 

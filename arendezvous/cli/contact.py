@@ -110,7 +110,7 @@ _CREDENTIALS: Final[dict[str, tuple[Any, Any]]] = {
 
 
 def contacting(command: Callable[..., Awaitable[int | None]], *, timed: bool = True) -> Callable[..., None]:
-    """Makes a command of its work, whose first argument is its `Contact`; the others are words, too.
+    """Makes a command of its work, whose first argument is a `Contact`; the others are of the command line.
 
     It takes ``--timeout`` if it is `timed`.
     """

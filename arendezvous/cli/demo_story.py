@@ -291,7 +291,7 @@ class Show:
 class Meeting(msgspec.Struct, frozen=True):
     """A complete round, as all of its members reported it, with their names by rank.
 
-    The monotonic clock says at when the last of them had its rank, and when the last had called for it.
+    The last of them had called for it at `called`, and had its rank at `at`, by the monotonic clock.
     """
 
     round: int

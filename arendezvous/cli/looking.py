@@ -83,7 +83,7 @@ async def _show_run(contact: Contact, run_id: str) -> None:
 
     async with contact.session(run_id) as backend:
         found = await known_run(backend, run_id)
-    contact.tell(found, *explained(found)[: 1 + (found.closed is not None)])
+    contact.tell(found, *explained(found)[: 1 if found.closed is None else 2])
     if found.nodes and not contact.json:
         bring = any(node.desc.brings is not None for node in found.nodes)
         headings = ("STATE", "RANK", "SINCE", "HEARTBEAT", "ADDRESS", "PID", "REMARK")

@@ -105,7 +105,7 @@ class Wanted:
         list[str] | None,
         _taken(
             "NAME=VALUE",
-            "A limit, such as store.max_bytes=2GiB; several times. docs/limits.md names them all.",
+            "A limit, such as store.max_bytes=2GiB; several times. docs/reference/limits.md names them all.",
             "fit for 4 GB of memory",
         ),
     ] = None

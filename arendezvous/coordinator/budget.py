@@ -112,7 +112,10 @@ class Budget:
         self.node_bytes -= run.large.pop(node, 0)
 
     def add_claim(self, run: Run, desc: NodeDesc, holder: str) -> None:
-        """Adds a join that waits until `holder` gives up a name or a rank, unless too many wait already."""
+        """Adds a join that waits until `holder` gives up a name or a rank.
+
+        Raises `RendezvousStateError` if too many wait already.
+        """
         if len(run.claims.get(holder, ())) >= MAX_CLAIMS:
             raise RendezvousStateError(
                 f"{MAX_CLAIMS} nodes wait for what {holder!r} has in run {run.run_id!r}, and more may not;"

@@ -53,7 +53,10 @@ class Claims:
         return holder_of(state, Claim(join) if stranger else join, self._clock())
 
     def wait(self, attachment: Attachment, join: Join, holder: str) -> None:
-        """Has a join wait for `holder`, in place of one of the same attachment, unless too many wait."""
+        """Has a join wait for `holder`, in place of one of the same attachment that waits already.
+
+        Raises `RendezvousStateError` if too many wait already; it does not wait then.
+        """
         run = attachment.run
         self.withdraw(attachment)
         self._budget.add_claim(run, join.desc, holder)

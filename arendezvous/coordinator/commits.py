@@ -11,7 +11,6 @@ import logging
 import time
 from asyncio import AbstractEventLoop, Event, Handle, TimerHandle
 from collections.abc import Callable
-from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 import anyio
@@ -52,7 +51,7 @@ class Commits:
         _next: The commit that is to come; None: there is none, or it comes after the one under way.
         _gathers: Whether something has changed that is in no batch yet.
         _is_under_way: Whether a batch is being committed.
-        _waiting: What to call once the batch that gathers is recorded.
+        _waiting: What to call, in order, once the batch that gathers is recorded.
         _sent: The same for the batch under way.
         _is_closed: Whether nobody is told any more.
     """
@@ -68,8 +67,8 @@ class Commits:
         self._gathers = False
         self._is_under_way = False
         self._is_closed = False
-        self._waiting: list[Callback] = []
-        self._sent: list[Callback] = []
+        self._waiting: dict[Callback, None] = {}
+        self._sent: dict[Callback, None] = {}
 
     def add(self, recorder: Recorder) -> None:
         """Asks `recorder` from now on, after those that are there."""
@@ -101,31 +100,32 @@ class Commits:
     def when_recorded(self, callback: Callback) -> None:
         """Calls `callback` once all that was noted up to now is recorded; at once, if it is."""
         if self._gathers:
-            self._waiting.append(callback)
+            self._waiting[callback] = None
         elif self._is_under_way:
-            self._sent.append(callback)
+            self._sent[callback] = None
         else:
             callback()
 
     def settle(self, callback: Callable[[bool], None], within: float) -> None:
         """Calls `callback` once with whether all that was noted up to now is recorded.
 
-        That is as soon as it is, or after `within` seconds if it is not.
+        That is as soon as it is, or after `within` seconds if it is not; nothing is kept of it from then on.
         """
         if self.is_clean:
             callback(True)
             return
-        waits = True
 
-        def end(*, recorded: bool) -> None:
-            nonlocal waits
-            if waits:
-                waits = False
-                timer.cancel()
-                callback(recorded)
+        def on_recorded() -> None:
+            timer.cancel()
+            callback(True)
 
-        timer = self._loop.call_later(within, partial(end, recorded=False))
-        self.when_recorded(partial(end, recorded=True))
+        def on_timer() -> None:
+            for waiting in (self._waiting, self._sent):
+                waiting.pop(on_recorded, None)
+            callback(False)
+
+        timer = self._loop.call_later(within, on_timer)
+        self.when_recorded(on_recorded)
 
     async def recorded(self) -> None:
         """Returns once all that was noted up to now is recorded. Cancellation: safe."""
@@ -153,7 +153,7 @@ class Commits:
     def _commit(self) -> None:
         self._next = None
         self._gathers, self._is_under_way = False, True
-        self._sent, self._waiting = self._waiting, []
+        self._sent, self._waiting = self._waiting, {}
         batch = Batch()
         for recorder in self._recorders:
             recorder.collect(batch)
@@ -176,7 +176,7 @@ class Commits:
         for recorder in self._recorders:  # what they note goes into the next batch
             recorder.recorded()
         self._is_under_way = False
-        sent, self._sent = self._sent, []
+        sent, self._sent = self._sent, {}
         for callback in sent:
             try:
                 callback()
@@ -190,7 +190,7 @@ class Commits:
             logger.error("%s; what is agreed is told once it is recorded, which is tried again", why)
             self.failing_since = time.time()
         self.obstacle = why
-        self._waiting, self._sent = self._sent + self._waiting, []
+        self._waiting, self._sent = self._sent | self._waiting, {}
         self._gathers = True  # so that whatever is noted now waits for the next attempt, too
         for recorder in self._recorders:
             recorder.failed(why)

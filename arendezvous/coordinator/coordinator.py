@@ -116,11 +116,11 @@ class Coordinator:
     def follow(self) -> None:
         """Takes it that another coordinator was in this place until now, whose runs this one has forgotten.
 
-        A run to which nodes come while members may be coming back begins with a recovery, see `machine`;
-        others wait for nobody: a job that begins is not to wait for members that it never had. So who makes
-        a coordinator should find out. What remains is a server that takes over the address of one on another
-        machine: newcomers that come before any member or spare may form a round beside one that lives, and
-        under its number.
+        A run to which nodes come while members may be coming back begins with a recovery, see `machine`.
+        Without this call no run waits for anybody: a job that begins is not to wait for members that it never
+        had. So who makes a coordinator should find out: a server asks the kernel, see `was_served`. It does
+        not know of a server that was on another machine at the same address: newcomers that come before any
+        member or spare may form a round beside one that lives, and under its number.
         """
         self._followed = self.clock()
 
@@ -212,7 +212,7 @@ class Coordinator:
         return view(run.state, operation.node if isinstance(operation, Drain) else operation.by, self.clock())
 
     def found(self, run_id: str, operation: Decided | Drain) -> Run:
-        """Finds the run that an operation is for, or makes one that is to be closed; else raises."""
+        """Finds the run that an operation is for, or makes one to close; else a `RendezvousStateError`."""
         run = self.runs.get(run_id)
         if run is None:
             if not isinstance(operation, Close):

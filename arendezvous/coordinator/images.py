@@ -253,10 +253,8 @@ class RunImages:
         Its first member is one that has not departed, so that a part of which nothing but the head is new can
         be told, too.
         """
-        clocks, names = (
-            self._coordinator.clocks(),
-            dict.fromkeys((next(iter(agreed.keepers)), *agreed.noted[since:])),
-        )
+        clocks = self._coordinator.clocks()
+        names = dict.fromkeys((next(iter(agreed.keepers)), *agreed.noted[since:]))
         departed = {node: agreed.departed[node] for node in names if node in agreed.departed}
         drains = {node: agreed.drains[node].spent_by(clocks) for node in names if node in agreed.drains}
         rows = _rows(run, map(agreed.roster.__getitem__, names))

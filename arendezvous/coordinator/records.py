@@ -242,7 +242,10 @@ class RunRecords:
     # From the journal
 
     def load(self, found: Mapping[bytes, bytes]) -> None:
-        """Has the coordinator go on with the runs of which there are rows, unless these are damaged."""
+        """Has the coordinator go on with the runs of which there are rows.
+
+        Raises `RendezvousStateError` if they are damaged, or of a later version.
+        """
         runs: dict[bytes, dict[bytes, bytes]] = {}
         for key, value in found.items():
             quoted, _, rest = key[len(RUNS) :].partition(b"/")
@@ -259,7 +262,8 @@ class RunRecords:
     def _load(self, row: tuple[bytes, dict[bytes, bytes]]) -> list[tuple[float, Run]]:
         """Makes a run of its quoted name and its rows, if a batch was not cut off before its head.
 
-        It comes with for how many seconds nobody has been in it by the wall clock: good for forgetting it.
+        It comes after the seconds for which nobody has been in it, by the wall clock: good enough to forget
+        it by, and for no more.
         """
         run_id, found = unquote(row[0].decode()), row[1]
         rows = self._runs[run_id] = RunRows()
@@ -456,6 +460,7 @@ async def settled(coordinator: Coordinator) -> None:
 
 
 def _roster_rows(members: tuple[NodeDesc, ...]) -> Iterator[bytes]:
+    """Encodes members, as many in each row as take no more than `ROW` bytes, about."""
     row = _encode(image.Roster(members))
     if len(row) <= ROW or len(members) == 1:
         yield row

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 FEW: Final = 32  # listeners that are called without a pause afterwards
 PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to send something to one
-LONGEST_PAUSE: Final = 0.25
+LONGEST_PAUSE: Final = 0.25  # seconds
 AT_ONCE: Final = 256  # listeners that are called before others get their turn
 
 

@@ -84,8 +84,8 @@ async def examine(
 ) -> list[Finding]:
     """Makes the checks of a server at one host, from its name to the limits of this process.
 
-    It makes `more` of them once it is known which addresses accept connections; `clock` is None if they
-    look at clocks.
+    It makes `more` of them once it is known which addresses accept connections. `clock` is what there is to
+    say of clocks; None: `more` sees to that.
     """
     name, addresses = await check_name(host, port)
     checks = [name]

@@ -192,8 +192,8 @@ async def _who_else(address: str, port: int, credentials: Credentials) -> Findin
 
 
 def _check_port(there: PortReach, *, is_proxy: bool) -> Finding:
-    start = f"start 'arendezvous serve --http-port {there.port}' there, and check the port and firewalls"
-    advice = "check the proxy's address" if is_proxy else f"{start} between"
+    start = f"start 'arendezvous serve --http-port {there.port}' there"
+    advice = "check the proxy's address" if is_proxy else f"{start}, and check the port and firewalls between"
     return check_connections(there) or Finding("port", Level.FAILED, there.failures, advice)
 
 

@@ -43,8 +43,8 @@ class KeyspaceHost:
         self._rows: KeyspaceRows | None = None  # what has changed; None: changes are not recorded
         self._note: Release = lambda: None  # asks for it to be collected
         self._sent: Marks | None = None  # what is being recorded; None: nothing is
-        self._held: list[Release] = []  # what waits until that is down
-        self._gathered: list[Release] = []  # what waits until the changes since are down
+        self._held: dict[Release, None] = {}  # what waits until that is down
+        self._gathered: dict[Release, None] = {}  # what waits until the changes since are down
 
     def attach(self, client: KeyspaceClient) -> int:
         """Gives `client` a number, by which it is known until it is detached."""
@@ -123,30 +123,34 @@ class KeyspaceHost:
     def when_recorded(self, release: Release) -> None:
         """Calls `release` once all changes up to now are recorded; only while it `holds`."""
         if self._rows is not None and self._rows.marks:
-            self._gathered.append(release)
+            self._gathered[release] = None
         else:
-            self._held.append(release)
+            self._held[release] = None
 
     async def settled(self) -> None:
         """Returns once all changes up to now are recorded. Cancellation: safe."""
         if self.holds:
             event = anyio.Event()
             self.when_recorded(event.set)
-            await event.wait()
+            try:
+                await event.wait()
+            finally:  # nothing is kept of those who give up while nothing can be recorded
+                for waiting in (self._gathered, self._held):
+                    waiting.pop(event.set, None)
 
     def collect(self, batch: RowBatch) -> None:
         """Adds all that has changed since it was recorded."""
         if self._rows is not None and self._rows.marks:
             self._sent = self._rows.collect(self.keyspace, batch)
-            self._held += self._gathered
-            self._gathered = []
+            self._held |= self._gathered
+            self._gathered = {}
 
     def recorded(self) -> None:
         """Notes that what was collected is recorded: who has waited for that is told."""
         if self._sent is None:
             return
         self._sent = None
-        held, self._held = self._held, []
+        held, self._held = self._held, {}
         for release in held:
             try:
                 release()
@@ -159,8 +163,7 @@ class KeyspaceHost:
         if self._rows is not None and self._sent is not None:
             self._rows.put_back(self._sent)
             self._sent = None
-            self._gathered = self._held + self._gathered
-            self._held = []
+            self._gathered, self._held = self._held | self._gathered, {}
 
 
 class Caller:

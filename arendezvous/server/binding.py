@@ -75,7 +75,7 @@ def set_no_delay(transport: asyncio.BaseTransport) -> None:
 
 
 def was_served(port: int) -> bool:
-    """Tells whether connections to `port` were closed from this side of the machine within the last minute.
+    """Tells whether connections to `port` of this machine were closed from this side within the last minute.
 
     If so a server ended there whose clients did not expect it, and may come back. The kernel knows nothing of
     one that ended on another machine, or in another network namespace.

@@ -15,7 +15,7 @@ BEGINNING: Final = 1.0  # seconds that a leader has to begin to listen
 
 
 class Leadership:
-    """Tells who leads a fleet, and whether that `is_own`, this server.
+    """Tells who leads a fleet, and by `is_own` whether that is this server.
 
     Its fields:
         _elected: When the leader was elected, on the loop's clock; minus infinity if that was before this

@@ -27,7 +27,7 @@ from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.law.events import LawEvent, NodeDeparted, NodeJoined, RoundCompleted
 from arendezvous.law.operations import KeepAlive, Operation, Tick
-from arendezvous.law.state import Cause, Phase
+from arendezvous.law.state import Cause, Phase, RendezvousState
 from arendezvous.server.access.admission import Admission, ProtocolCounts
 from arendezvous.server.leadership import Leadership
 
@@ -84,8 +84,7 @@ class RunCounts:
         states, phases = self.states, self.phases
         for run in runs:
             state = run.state
-            is_open = "complete" if state.complete else "gathering"
-            states["ended" if state.ended else is_open if state.closed is None else "closed"] += 1
+            states[_state_of(state)] += 1
             phases[Phase.MEMBER if state.complete else Phase.GATHERING] += len(state.participants)
             phases[Phase.WAITING] += len(state.wait_list)
             phases[Phase.REDUNDANT] += len(state.redundancy_list)
@@ -237,6 +236,14 @@ def _of_fleet(fleet: Leadership) -> Iterator[Metric]:
         yield InfoMetricFamily("arendezvous_leader", "Who leads the fleet.", value=names)
         words = "When that began, by the leader's clock."
         yield Gauge("arendezvous_leader_since_seconds", words, fleet.leader.since)
+
+
+def _state_of(state: RendezvousState) -> str:
+    if state.ended:
+        return "ended"
+    if state.closed is not None:
+        return "closed"
+    return "complete" if state.complete else "gathering"
 
 
 def _labelled(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -182,3 +185,17 @@ async def test_who_waits_for_no_longer_than_it_may_is_told_whether_all_is_record
     journal.go_on()
     await asyncio.sleep(2)
     assert answers == [True, False, True]
+
+
+@pytest.mark.virtual
+async def test_nothing_is_kept_of_who_has_been_told_that_it_is_not_recorded() -> None:
+    commits = Commits(SlowJournal(), asyncio.get_running_loop())
+    Notes(commits).note(b"a")
+    answers: list[bool] = []
+    callback = partial(answers.append)
+    commits.settle(callback, 1.0)
+    kept = weakref.ref(callback)
+    del callback
+    await asyncio.sleep(2)
+    gc.collect()
+    assert (answers, kept()) == ([False], None)

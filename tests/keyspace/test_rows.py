@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -255,6 +256,20 @@ async def test_a_handler_has_its_own_reply_at_once_and_waits_before_it_sends_it_
     assert host.holds
     caller.ask(QueuePush(b"q", b"x"))
     assert caller.ask(QueuePop(b"q")) == Popped(1, b"x")
+
+
+@pytest.mark.virtual
+async def test_nothing_is_kept_of_who_gives_up_while_nothing_can_be_recorded() -> None:
+    host, _ = recording(Rows())
+    host.keyspace.handle(0, Set(b"a", b"1"))
+    for _ in range(2):
+        with anyio.move_on_after(1):
+            await host.settled()
+        host.collect(Batch())
+        with anyio.move_on_after(1):
+            await host.settled()
+        host.failed("disk full")
+    assert (host._gathered, host._held) == ({}, {})
 
 
 def test_a_value_that_became_shorter_in_a_commit_that_failed_leaves_no_part_behind() -> None:

@@ -80,7 +80,7 @@ class ElectedServer(Locator):
     has_others = True
 
     async def connect(self, seconds: float) -> None:
-        """Connects to etcd, and learns the token. Raises as `EtcdDirectory.connect` and `secret` do."""
+        """Connects to etcd, and learns the token. Raises as `EtcdDirectory.leader` and `secret` do."""
         await self._directory.__aenter__()
         self._found = await self._directory.leader(seconds)
         if not self.credentials.token:

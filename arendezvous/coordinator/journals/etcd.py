@@ -181,7 +181,7 @@ class EtcdJournal(Journal):
             if change is Change.PUT:
                 squeezes = LONG <= len(value) <= left and _is_regular(value)
                 left -= len(value) if squeezes else 0
-                squeezes |= value.startswith(COMPRESSED)
+                squeezes |= value.startswith(COMPRESSED)  # else it would be taken for a compressed one
                 ops.append(put_op(name, COMPRESSED[:1] + zlib.compress(value, 1) if squeezes else value))
             else:
                 ops.append(delete_op(name, end_of(name) if change is Change.DELETE_ALL else b""))

@@ -1,4 +1,4 @@
-"""How many connections a server holds and takes on, over all its listeners, and what goes through them."""
+"""Counts connections, traffic and failures over all listeners of a server, and says when it is too much."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from arendezvous.server.access.limits import ServerLimits
 
 logger = logging.getLogger(__name__)
 
-BURST: Final = 20
+BURST: Final = 20  # failures at once
 RATE: Final = 1.0  # failures a second
-MAX_PEERS: Final = 4096
+MAX_PEERS: Final = 4096  # addresses that are remembered
 LONGEST: Final = 300  # characters of a reason
 
 

@@ -120,7 +120,7 @@ class Authority:
         """Tells what `token` is good for.
 
         Raises:
-            RendezvousPermissionError: For nothing, as it is missing or wrong.
+            RendezvousPermissionError: It is good for nothing, as it is missing or wrong.
         """
         grant = self.grant(token)
         if grant is None:
@@ -198,7 +198,8 @@ class Access(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         authority: Who may do what.
         throttle: Counts those who may not come in, at all listeners.
-        plain_stores: Whether clients of a TCPStore that show no token may use all of the store all the same.
+        plain_stores: Whether clients of a TCPStore that show no token, as those of stock torch cannot, may
+            use all of the store.
     """
 
     authority: Authority = msgspec.field(default_factory=Authority)

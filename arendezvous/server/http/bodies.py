@@ -94,7 +94,7 @@ BUDGET: Final = web.AppKey("bodies", BodyBudget)
 
 
 async def read_body(request: web.Request, most: int | None = None) -> bytes:
-    """Reads the body, of `most` bytes; None stands for the server's `max_body`.
+    """Reads the body, of at most `most` bytes; None stands for the server's `max_body`.
 
     A 413 if it is too long, 408 if it comes too slowly, 503 if those of all requests together are too long,
     400 if it is cut off, or malformed, and 415 if it is encoded.
@@ -158,7 +158,7 @@ async def read_structured(request: web.Request) -> bytes:
 
 
 async def read_json(request: web.Request) -> bytes:
-    """Reads a body that is JSON, `MAX_REQUEST` bytes, whatever it is called: curl says that it is a form."""
+    """Reads JSON of at most `MAX_REQUEST` bytes, whatever it is called: curl says that it is a form."""
     return await read_body(request, MAX_REQUEST)
 
 
@@ -183,7 +183,7 @@ def decode_body(
 ) -> T | F:
     """Decodes a body that is JSON, with bytes in base64, or a form, with everything percent-encoded.
 
-    What the JSON has to be is a struct, `kind`; `from_form` takes the fields of a form, and raises
+    The JSON has to be a struct, `kind`; `from_form` takes the fields of a form, and raises
     `ValueError` if they are not as expected. A 400 for what is something else, a 415 for what is neither.
     """
     try:

@@ -40,7 +40,7 @@ class HttpConnections:
 
     Fields:
         context: What is behind the listener.
-        open: They.
+        open: Those that have not ended.
         _pending: The connections of which something has come since they were answered last.
         _timer: For the next look; None while there is no such connection.
     """
@@ -277,17 +277,32 @@ class _Transport(asyncio.Transport):
     aiohttp tells how long an answer was once it is over, and a stream of events is over after hours.
     """
 
+    __slots__ = ("_connection", "_traffic", "_transport")
+
     def __init__(
         self, connection: HttpConnection, transport: asyncio.Transport, traffic: ProtocolCounts
     ) -> None:
         self._connection = connection
         self._transport = transport
         self._traffic = traffic
-        for name in ("is_closing", "close", "abort", "pause_reading", "resume_reading"):
-            setattr(self, name, getattr(transport, name))
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._connection if name == _CONNECTION else self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
 
     def write(self, data: _Data) -> None:
         self._traffic.sent += len(data)

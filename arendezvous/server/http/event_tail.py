@@ -11,7 +11,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -186,10 +185,15 @@ class ChangedRuns:
     def __init__(self, names: dict[str, None], coordinator: Coordinator) -> None:
         self.names = names
         self._coordinator = coordinator
-        self.frame = cache(self._frame)
-        """One of the runs as it is when the first asks, as it is sent."""
+        self._frames: dict[str, bytes] = {}
 
-    def _frame(self, run_id: str) -> bytes:
+    def frame(self, run_id: str) -> bytes:
+        """One of the runs as it is when the first asks, as it is sent."""
+        if run_id not in self._frames:
+            self._frames[run_id] = self._made(run_id)
+        return self._frames[run_id]
+
+    def _made(self, run_id: str) -> bytes:
         run = self._coordinator.runs.get(run_id)
         if run is None:
             return event_frame("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))

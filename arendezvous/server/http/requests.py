@@ -89,7 +89,7 @@ def checked_key(text: bytes | str) -> bytes:
 
 
 def stored_key(key: bytes) -> bytes:
-    """The key as the server stores it, with the slash that torch puts before each; a 400 if it is long."""
+    """The key as the server stores it, with the slash that torch puts before each; 400 if it is too long."""
     if len(key) >= MAX_KEY:
         raise Problem(400, f"the key has {len(key)} bytes; at most {MAX_KEY - 1} are allowed", "bad-key")
     return b"/" + key
@@ -101,7 +101,10 @@ def shown_key(key: bytes) -> str:
 
 
 class Query:
-    """The query of a request, whose parameters are `names`; each of them once, and no other: else a 400."""
+    """The query of a request, whose parameters are `names`.
+
+    A 400 if one is there twice, or another is: nothing misspelt is to be overlooked.
+    """
 
     def __init__(self, request: web.Request, *names: str) -> None:
         _, query = target_of(request)
@@ -126,7 +129,7 @@ class Query:
         return self._values.get(name, b"").decode("utf-8", "replace")
 
     def operation(self, codec: OperationCodec[T], node: str, **more: str) -> T:
-        """The operation of `node` that the parameters describe, but for empty ones; a 400 if it cannot be."""
+        """The operation of `node` that the parameters describe, those not empty; a 400 if that is none."""
         texts = {name: self.text(name) for name, value in self._values.items() if value}
         try:
             return codec.of_texts(texts, node, **more)
@@ -145,7 +148,10 @@ class Query:
         return seconds
 
     def integer(self, name: str, least: int, most: int, default: int | None = None) -> int:
-        """A parameter that is an integer, `default` if it is absent; a 400 if it is another or has none."""
+        """A parameter that is an integer; `default` if it is absent.
+
+        A 400 if it is something else, or absent without a default.
+        """
         text = self.text(name)
         if not text and default is not None:
             return default

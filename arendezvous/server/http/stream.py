@@ -44,7 +44,7 @@ class EventResponse:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        """Ends the block where the client is gone."""
+        """Ends the stream; that the client is gone is no error of the block."""
         if self._ping is not None:
             self._ping.cancel()
         return kind is not None and issubclass(kind, ConnectionResetError)

@@ -87,7 +87,7 @@ class Answers:
         return self._keep((run_id, version), run, lambda: self._status(run_id, version))
 
     def members(self, run_id: str, generation: tuple[int, int]) -> bytes:
-        """The members of a round, as `Coordinator.members` gives them."""
+        """The members of a round, as `remaining_members` gives them."""
         run = self._coordinator.runs.get(run_id)
         if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
             return self._members(run_id, generation)  # raises

@@ -85,7 +85,7 @@ class TcpConnection(SharedBufferProtocol):
             return
         self._listener.connections.add(self)
         set_no_delay(transport)
-        loop, seconds = asyncio.get_running_loop(), self._context.shared.limits.handshake_timeout
+        loop, seconds = asyncio.get_running_loop(), self._context.limits.handshake_timeout
         self._deadline = loop.call_later(seconds, self._too_late)
 
     def data_received(self, data: bytes) -> None:
@@ -96,7 +96,7 @@ class TcpConnection(SharedBufferProtocol):
             return
         if self._refused:
             return
-        if self._traffic is None and not self._is_known(data[0]):
+        if self._traffic is None and not self._choose(data[0]):
             return
         assert self._traffic is not None  # noqa: S101 - it is known
         self._traffic.received += len(data)
@@ -140,7 +140,7 @@ class TcpConnection(SharedBufferProtocol):
             self._context.shared.throttle.dropped(self._peer, "its token has been withdrawn")
             self.abort()
 
-    def _is_known(self, first: int) -> bool:
+    def _choose(self, first: int) -> bool:
         """Picks the protocol; False: the peer belongs elsewhere, and has been told so."""
         self._cancel_deadline()
         access, traffic = self._context.access, self._context.admission.traffic
@@ -149,7 +149,7 @@ class TcpConnection(SharedBufferProtocol):
             self._take_up(NativeSession(self._listener.sessions))
         elif first == login.PREFACE[0]:
             self._traffic, self._login = traffic["c10d"], LoginParser()
-            loop, seconds = asyncio.get_running_loop(), self._context.shared.limits.handshake_timeout
+            loop, seconds = asyncio.get_running_loop(), self._context.limits.handshake_timeout
             self._deadline = loop.call_later(seconds, self._too_late)
         elif first == VALIDATE and (access.plain_stores or not access.authority.asks):
             self._traffic = traffic["c10d"]

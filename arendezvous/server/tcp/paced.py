@@ -107,15 +107,15 @@ class Outlet:
         return units
 
     def stall(self) -> None:
-        """The peer does not read any more."""
+        """Takes in that the peer does not read any more."""
         self.is_stalled, self.is_free = True, False
 
     def flow(self) -> None:
-        """The peer has read all that was written."""
+        """Takes in that the peer has read all that was written."""
         self.is_stalled, self.is_free = False, self._long is None and self.held is None
 
     def close(self) -> None:
-        """The connection is over, whatever is under way; may be called again."""
+        """Gives up whatever is under way, as the connection is over; may be called again."""
         under_way = (self._long, *(self.held or ()))
         self.is_free, self._long, self.held = False, None, None
         for one in under_way:

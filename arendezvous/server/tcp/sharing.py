@@ -190,7 +190,7 @@ class FairSemaphore:
         self._waiting: OrderedDict[SemaphoreWaiter, None] = OrderedDict()
 
     def acquire(self, waiter: SemaphoreWaiter) -> bool:
-        """Lets `waiter` in, if there is room; else it is called when its turn has come."""
+        """Lets `waiter` in, and returns True, if there is room; else it is called when its turn has come."""
         if len(self._inside) < self._limit:
             self._inside.add(waiter)
             return True

@@ -18,6 +18,8 @@ from arendezvous.wire.native.messages import VERSION, Happened, RunsChanged, enc
 from arendezvous.wire.native.versions import events_for_1
 
 BACKLOG: Final = 4096  # events of a run kept for slow readers; they are told how many they missed beyond
+INTERVAL: Final = 0.1  # seconds between two batches of runs that have changed, however much happens
+BATCH: Final = 256  # runs in one of them; it is encoded once for all who may look at the same runs
 
 
 class Watcher(Protocol):
@@ -165,10 +167,6 @@ class Watching:
         if watched is not None:
             watched.add(now, event)
             self._queue(run_id)
-
-
-INTERVAL: Final = 0.1  # seconds between two batches, however much happens
-BATCH: Final = 256  # runs in one of them; it is encoded once for all who may look at the same runs
 
 
 class RunsWatcher(Protocol):

@@ -14,7 +14,9 @@ from arendezvous.server.http.routes import Answer, Content, Handler, Needs, Reso
 
 _PAGE: Final = resources.files("arendezvous.server") / "page"
 _MEDIA: Final = {".html": "text/html", ".css": "text/css", ".svg": "image/svg+xml", ".js": "text/javascript"}
-FILES: Final = {file.name: _MEDIA[PurePath(file.name).suffix] for file in _PAGE.iterdir()}
+FILES: Final = {  # what an editor, say, has left beside them is not served
+    file.name: media for file in _PAGE.iterdir() if (media := _MEDIA.get(PurePath(file.name).suffix))
+}
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

@@ -157,7 +157,7 @@ _LAST_EVENT: Final = header("Last-Event-ID", "Goes on after this event of an ear
 
 
 def _deciding(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
-    """Makes the route by which operations of one kind are decided of a run; a closed one need not exist."""
+    """Makes the route by which operations of a kind are decided of a run; to be closed it need not exist."""
     problems = routes.REFUSED if codec is bodies.CLOSE else routes.NO_RUN | routes.REFUSED
 
     async def handler(request: web.Request) -> web.StreamResponse:
