@@ -52,7 +52,7 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
 
     Args:
-        cluster: See `EtcdStore`; so are the three time-outs, in seconds.
+        cluster: See `EtcdStore`, also for the three time-outs, in seconds.
         timeout: None waits for ever.
         read_timeout: For an answer from any member.
         connect_timeout: For entering the context; None stands for `timeout`.

@@ -55,7 +55,8 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         timeout: How long waiting operations wait, in seconds; None waits for ever. For as long, and for
             `read_timeout` at least, a change is tried again that others get ahead of; then it raises
             `StoreTimeoutError`, and nothing has changed.
-        read_timeout: Seconds without an answer from any member to `RendezvousConnectionError`.
+        read_timeout: Seconds without an answer from any member until an operation raises
+            `RendezvousConnectionError`.
         connect_timeout: Seconds that entering tries to connect: etcd may start later than its clients. None
             stands for `timeout`.
         prefix: What all that it stores begins with, in etcd.

@@ -99,7 +99,8 @@ class HttpStore(ConnectedStore):
     Args:
         url: The server's base URL, ``http(s)://host[:port][/path]``.
         timeout: How long waiting operations wait, in seconds; None waits for ever.
-        read_timeout: Seconds without an answer, or a connection, to `RendezvousConnectionError`.
+        read_timeout: Seconds without an answer, or a connection, until an operation raises
+            `RendezvousConnectionError`.
         connect_timeout: Seconds that entering tries to connect: servers may start later than clients. None
             stands for `timeout`.
         credentials: The token, and the TLS settings.

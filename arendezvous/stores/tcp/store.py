@@ -42,7 +42,8 @@ class TcpStore(MessageStore):
         host: The server's name or address.
         port: The server's port.
         timeout: How long waiting operations wait, in seconds; None waits for ever.
-        read_timeout: Seconds without an answer, or a connection, to `RendezvousConnectionError`.
+        read_timeout: Seconds without an answer, or a connection, until an operation raises
+            `RendezvousConnectionError`.
         connect_timeout: Seconds that entering tries to connect: servers may start later than clients. None
             stands for `timeout`.
         credentials: The token to show, which only an arendezvous server takes, and the TLS settings. With a
