@@ -163,7 +163,7 @@ class View(_Numbered, frozen=True):
 class Entrusted(View, frozen=True):
     """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it."""
 
-    image: bytes  # A `RunImage` in MessagePack, or a part of one
+    image: bytes  # a `RunImage` in MessagePack, or a part of one
     adds: bool = False  # whether it is a part, to be told before earlier ones; else it replaces those
 
 
