@@ -241,7 +241,7 @@ class ElectedBackend(SessionBackend):
         run_id: The run.
         cluster: How to reach etcd; see `EtcdClient`.
         prefix: What the keys in etcd begin with; all runs below one prefix have one server.
-        read_timeout: See `SessionBackend`; so is `join_timeout`.
+        read_timeout: See `SessionBackend`, as for `join_timeout`.
         credentials: What the server is shown, and what one of this process asks for.
         is_host: False never serves; None serves if nobody does.
         port: The port at which a server of this process listens; 0 picks a free one.
