@@ -135,7 +135,7 @@ class LocalBackend(BackendBase):
         super().__init__()
         self._run_id = run_id
         self._space_name = space
-        self._space: MemorySpace
+        self._space: MemorySpace  # once it has been entered
         self._secret = secrets.token_bytes(16)
         self._attachments: dict[str, Attachment] = {}
         self._meetings: set[asyncio.Future[Met]] = set()

@@ -48,8 +48,10 @@ class ElectedServer(Locator):
             directory.
         is_host: Whether this process may host it; None: if it can.
 
-    Its fields:
+    Attributes:
         credentials: The same; with the token, once it is connected.
+
+    Its other fields:
         _hosting: Ends the server of this process.
         _campaigning: Held while it is settled who serves, once for all who want to connect.
         _found: Who led when it was connected to etcd, until that has been used.
