@@ -69,7 +69,10 @@ async def host_server(
 
 
 def may_serve(credentials: Credentials, is_host: bool | None) -> bool:
-    """Whether one can serve by these credentials: TLS takes a certificate; raises if it has to be so."""
+    """Tells whether one can serve by these credentials, which takes a certificate for TLS.
+
+    Raises `RendezvousSettingsError` if not, and `is_host` says that it is to.
+    """
     if credentials.can_serve_tls:
         return True
     if is_host:

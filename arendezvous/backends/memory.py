@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
@@ -88,7 +89,7 @@ async def watch_local_runs(space: str) -> AsyncIterator[AsyncIterator[RunsItem]]
     from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
 
     async with LocalBackend("", space) as backend:
-        coordinator, changed, woken = backend.space.coordinator, dict[str, None](), asyncio.Event()
+        coordinator, changed, woken = backend.space.coordinator, OrderedDict[str, None](), asyncio.Event()
 
         def note(run_id: str, *_: object) -> None:
             changed[run_id] = None
@@ -109,12 +110,11 @@ async def watch_local_runs(space: str) -> AsyncIterator[AsyncIterator[RunsItem]]
                 stop()
 
 
-async def _latest(told: dict[str, V], woken: asyncio.Event) -> AsyncIterator[tuple[str, V]]:
+async def _latest(told: OrderedDict[str, V], woken: asyncio.Event) -> AsyncIterator[tuple[str, V]]:
     """Yields what is told, of each key the latest, and waits for more."""
     while True:
         while told:
-            key = next(iter(told))
-            yield key, told.pop(key)
+            yield told.popitem(last=False)
         woken.clear()
         await woken.wait()
 
@@ -135,7 +135,7 @@ class LocalBackend(BackendBase):
         super().__init__()
         self._run_id = run_id
         self._space_name = space
-        self._space: MemorySpace
+        self._space: MemorySpace  # once it has been entered
         self._secret = secrets.token_bytes(16)
         self._attachments: dict[str, Attachment] = {}
         self._meetings: set[asyncio.Future[Met]] = set()
@@ -210,7 +210,8 @@ class LocalBackend(BackendBase):
     @asynccontextmanager
     async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
         coordinator, news = self.space.coordinator, asyncio.Event()
-        latest = {node.desc.name: node.state for node in coordinator.status(self._run_id).nodes if node.state}
+        nodes = coordinator.status(self._run_id).nodes
+        latest = OrderedDict((node.desc.name, node.state) for node in nodes if node.state)
 
         def observe(run_id: str, _: float, event: LawEvent) -> None:
             if run_id == self._run_id and isinstance(event, NodeUpdated):

@@ -52,9 +52,9 @@ def no_reply(said: str) -> EndpointTrouble:
 
 
 class EtcdAnswer(NamedTuple):
-    """An answer to a request; if a stream was asked for its body is to come from the `response`.
+    """An answer to a request; of a stream the body is still to come from the `response`.
 
-    The receiver closes that.
+    Whoever gets that closes it; it is None if the body is here.
     """
 
     status: int

@@ -13,9 +13,9 @@ from arendezvous.errors import RendezvousTypeError
 from arendezvous.keyspace import messages as msg
 
 _LOOKS: Final = (
-    *(msg.Get, msg.MultiGet, msg.Check, msg.QueueLen, msg.NumKeys, msg.ListKeys),
-    *(msg.Wait, msg.WaitQueue, msg.Watch),
-)
+    msg.Get, msg.MultiGet, msg.Check, msg.Wait, msg.WaitQueue, msg.Watch, msg.QueueLen, msg.NumKeys,
+    msg.ListKeys,
+)  # fmt: skip
 _HARMLESS: Final = (msg.CancelWait, msg.Ping, msg.Validate)  # they concern the asker's own connection
 
 

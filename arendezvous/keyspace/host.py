@@ -107,7 +107,7 @@ class KeyspaceHost:
         Args:
             note: Has `collect` called soon, and then `recorded` or `failed`; called at each change.
             life: Counts the servers that have had these keys, so that no revision is used twice.
-            rows: What is recorded, in the order of the keys. Raises `StoreError` if they are damaged.
+            rows: What is recorded, in the order of the keys. Raises as `KeyspaceRows.load` does.
         """
         self._rows = KeyspaceRows(life)
         self.keyspace.revision = life << LIFE

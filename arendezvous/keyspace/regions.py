@@ -30,7 +30,8 @@ class KeyspaceLimits(Struct, frozen=True):
     """
 
     max_bytes: int = 1024 * MIB  # bytes altogether
-    max_run_bytes: int = 512 * MIB  # bytes of the keys of one run, under ``arendezvous/RUN_ID/``
+    # bytes of the keys of one run, under ``arendezvous/RUN_ID/``; for keys of no run only `max_bytes` counts
+    max_run_bytes: int = 512 * MIB
     max_value: int = 64 * MIB  # bytes in one value, after all that was appended to it
 
 
@@ -120,7 +121,10 @@ class Regions:
                 self._latest = None
 
     def remove(self, prefix: bytes) -> Region | None:
-        """Has a region, if there is one, be gone: its keys are absent; its bytes count until it is swept."""
+        """Has a region be gone, so that its keys are absent; its bytes count until it is swept out.
+
+        Returns it, or None if nothing is under `prefix`.
+        """
         region = self._of_runs.pop(prefix, None)
         if region is not None:
             region.is_gone = True

@@ -149,7 +149,7 @@ class KeyspaceRows:
         batch.put(KEYS + key, _LONG + b"".join(number.to_bytes(8) for number in head))
 
     def load(self, keyspace: Keyspace, rows: Mapping[bytes, bytes]) -> None:
-        """Fills an empty keyspace from all of its rows. Raises `StoreError` if they are damaged."""
+        """Fills an empty keyspace from all its rows. Raises `StoreError` if they are damaged, or too many."""
         parts = {row: value for row, value in rows.items() if row.startswith(PARTS)}
         items: dict[bytes, dict[int, bytes]] = {}
         for row, value in rows.items():

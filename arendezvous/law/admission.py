@@ -48,7 +48,10 @@ def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> st
 
 
 def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool) -> list[str]:
-    """Lists whose place a newcomer takes. Raises `RendezvousError` if it may not come in."""
+    """Lists whose place a newcomer takes; if it `claims`, it comes under a name that another process has.
+
+    Raises `RendezvousError` if it may not come in.
+    """
     check_newcomer(state, join, now)
     if not claims and join.desc.rank is None:
         return []

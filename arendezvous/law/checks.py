@@ -20,7 +20,10 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 def check_text(name: str, text: object, *, empty: bool = True) -> None:
-    """Raises unless `text` is text, short, printable and, if so asked, not empty."""
+    """Raises `RendezvousSettingsError` unless `text` is short, printable and, if so asked, not empty.
+
+    It is a `RendezvousTypeError` if it is no text at all.
+    """
     if not isinstance(text, str):
         raise RendezvousTypeError.of(name, text, "text")
     if len(text) > MAX_NAME or not text.isprintable() or not (text or empty):

@@ -30,7 +30,7 @@ from arendezvous.law.state import Cause, Closure, Departure, NodeDesc, Notice, R
 from arendezvous.law.steering import decide, enforce
 
 VERSION: Final = 2
-PROOF: Final = 8  # bytes that are recorded of each
+PROOF: Final = 8  # bytes that are recorded of each proof, see `Roster`
 PLAIN: Final = 1  # of the rows of runs without rules or decisions, which earlier releases read as they are
 
 encode: Final = msgspec.msgpack.Encoder().encode  # an image, a part of one, or members for `assemble`
@@ -123,9 +123,8 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
     """
 
     members: tuple[NodeDesc, ...]  # by rank
-    proofs: bytes | tuple[bytes, ...] = (
-        b""  # by rank; those of release 0.2 are a tuple; empty: in another row
-    )
+    # by rank; those of release 0.2 are a tuple; empty: in another row
+    proofs: bytes | tuple[bytes, ...] = b""
 
     def known(self) -> dict[int, bytes]:
         """Returns the proofs that it has, by their places."""
@@ -149,9 +148,7 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
     roster: str = ""  # under which name the owner keeps the rows of the complete round
     decisions: DecisionsRow | None = None  # what has been decided besides; None: nothing
     ended: bool = False  # whether all members of the latest round have finished, and the next one gathers
-    members: Roster | None = (
-        None  # those of the complete round; None: there are too many, or it is incomplete
-    )
+    members: Roster | None = None  # of the complete round; None: it is incomplete, or they are too many
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -239,24 +236,23 @@ def _version(settings: RunSettings, decisions: DecisionsRow | None) -> int:
     return PLAIN if decisions is None and settings.rules is None else VERSION
 
 
-def head_of(state: RendezvousState, clocks: Clocks, **changes: Any) -> RunHead:
-    """Takes the head of a run as it is now, but for what `changes`."""
+def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
+    """Takes the head of a run as it is now."""
     closed, decisions = state.closed, DecisionsRow.of(state.decisions, clocks)
-    fields: dict[str, Any] = {
-        "version": _version(state.settings, decisions),
-        "settings": state.settings,
-        "incarnation": state.incarnation,
-        "round": state.round,
-        "complete": state.complete,
-        "world_size": state.world_size,
-        "digest": state.digest,
-        "round_floor": state.round_floor,
-        "incarnation_floor": state.incarnation_floor,
-        "closed": None if closed is None else replace(closed, at=clocks.wall - (clocks.now - closed.at)),
-        "decisions": decisions,
-        "ended": not state.complete and state.unfinished == 0,
-    }
-    return RunHead(**fields | changes)
+    return RunHead(
+        version=_version(state.settings, decisions),
+        settings=state.settings,
+        incarnation=state.incarnation,
+        round=state.round,
+        complete=state.complete,
+        world_size=state.world_size,
+        digest=state.digest,
+        round_floor=state.round_floor,
+        incarnation_floor=state.incarnation_floor,
+        closed=None if closed is None else replace(closed, at=clocks.wall - (clocks.now - closed.at)),
+        decisions=decisions,
+        ended=not state.complete and state.unfinished == 0,
+    )
 
 
 def proposal_of(state: RendezvousState, clocks: Clocks, roster: str = "") -> tuple[Record, RunHead]:
@@ -269,7 +265,8 @@ def proposal_of(state: RendezvousState, clocks: Clocks, roster: str = "") -> tup
         changes["decisions"] = DecisionsRow.of(counting, clocks)
     descs = [state.nodes[one].desc for one in order]
     changes["digest"] = member_digest(state.incarnation, state.round, descs)
-    return Record(state.incarnation, state.round, order, state.arrivals), head_of(state, clocks, **changes)
+    head = replace(head_of(state, clocks), **changes)
+    return Record(state.incarnation, state.round, order, state.arrivals), head
 
 
 def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:

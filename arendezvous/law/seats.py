@@ -54,8 +54,10 @@ class Group:
     spares: OrderedDict[str, None] = field(default_factory=OrderedDict)  # all its spares, oldest first
     usable: int = 0  # how many nodes that are inside stand in whole units
     usable_old: int = 0  # the same of the members of the last round alone, while a round gathers
-    mending: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose spares mend a broken unit
-    adding: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose spares are one more unit
+    # labels of which the spares are enough to make a broken unit whole, in that order
+    mending: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    # labels of which they are enough for a unit, beside whole ones or none
+    adding: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def count(self, label: str, change: int, old: int = 0) -> None:
         """Notes that so many nodes more are inside, of which so many are `old`."""

@@ -283,15 +283,19 @@ class RendezvousState:
     wait_list: dict[str, None] = field(default_factory=dict)  # who waits for the next round, oldest first
     redundancy_list: OrderedDict[str, None] = field(default_factory=OrderedDict)  # spares, oldest first
     nodes: dict[str, NodeRecord] = field(default_factory=dict)  # the record of each node in these lists
-    last_heartbeats: OrderedDict[str, float] = field(default_factory=OrderedDict)  # the oldest sign first
-    suspects: OrderedDict[str, float] = field(default_factory=OrderedDict)  # to when their grace ends
+    # node to its last sign of life, the oldest first
+    last_heartbeats: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    # nodes whose connection broke, to the end of their grace, the earliest first
+    suspects: OrderedDict[str, float] = field(default_factory=OrderedDict)
     drains: dict[str, PendingDrain] = field(default_factory=dict)  # members that announced their departure
-    drain_queue: list[tuple[float, str]] = field(default_factory=list)  # a heap over `drains`; some are stale
-    ranks: dict[str, int] = field(default_factory=dict)  # of who is still here of the last complete round
+    # a heap of (until, node) over `drains`; an entry may be stale
+    drain_queue: list[tuple[float, str]] = field(default_factory=list)
+    ranks: dict[str, int] = field(default_factory=dict)  # in the last complete round, of who is still here
     newcomers: int = 0  # how many participants of an incomplete round are not in `ranks`
     returning: int = 0  # how many nodes of the wait list are in `ranks`
     given: dict[int, str] = field(default_factory=dict)  # given rank to who is to have it; none that drains
-    rivals: dict[int, dict[str, None]] = field(default_factory=dict)  # to the spares that wait for it, by age
+    # given rank to the spares that wait for its holder to go, oldest first; never empty ones
+    rivals: dict[int, dict[str, None]] = field(default_factory=dict)
     world_size: int = 0  # of the complete round; it does not shrink when a member is lost
     unfinished: int = -1  # members of the latest round that have not left as finished; -1: there was none
     digest: str = ""  # of the complete round's member list, in rank order
@@ -299,11 +303,12 @@ class RendezvousState:
     # the latest notices of the complete round
     notices: deque[Notice] = field(default_factory=partial(deque, maxlen=MAX_NOTICES))
     notice_count: int = 0  # how many notices there have been in this run
-    departed: OrderedDict[str, Departure] = field(default_factory=OrderedDict)  # why who went; the latest
+    # who went, and why; the latest `MAX_DEPARTED`
+    departed: OrderedDict[str, Departure] = field(default_factory=OrderedDict)
     arrivals: int = 0  # how many nodes ever arrived
     round_floor: int = 0  # the lowest number that a round may still get: some node knows the one before
     incarnation_floor: int = 0  # the latest incarnation that some node knows, if that is later than ours
-    told_waiting: WaitKey = (False, 0)  # what members were last told of the wait list, see `machine.wait_key`
+    told_waiting: WaitKey = (False, 0)  # what members were last told of the wait list, see `rounds.wait_key`
     revision: int = 0  # rises with every change that somebody may see
     barriers: Barriers | None = None  # of the present round, or an earlier one; None: nobody came to any
     steps: Steps | None = None  # how far the members' work has come; None: nobody has said

@@ -207,10 +207,14 @@ def run_status(
     nodes += [status(node, Phase.WAITING) for node in state.wait_list]
     nodes += [status(node, Phase.REDUNDANT) for node in state.redundancy_list]
     closed, due = state.closed, completes_at(state)
-    same = ("settings", "incarnation", "round", "complete", "world_size", "digest", "ended")
     return RunStatus(
         run_id=run_id,
-        **{name: getattr(state, name) for name in same},
+        settings=state.settings,
+        incarnation=state.incarnation,
+        round=state.round,
+        complete=state.complete,
+        world_size=state.world_size,
+        digest=state.digest,
         deadline_left=None if due is None else max(0.0, due - now),
         closed=None if closed is None else ClosedStatus(closed.by, closed.reason, now - closed.at),
         nodes=tuple(nodes),
@@ -218,6 +222,7 @@ def run_status(
             DepartedStatus(node, gone.cause, gone.reason, gone.round, now - gone.at)
             for node, gone in state.departed.items()
         ),
+        ended=state.ended,
         obstacle=obstacle if state.ready else "",
         **_decided(state.decisions, now),
     )

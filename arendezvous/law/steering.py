@@ -19,9 +19,10 @@ Decision: TypeAlias = Resize | Hold | Release | Quarantine | Pardon
 
 
 def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now: float) -> LawEvent | None:
-    """Takes a decision in, and returns it, or None if it was so already; nothing follows from it yet.
+    """Takes a decision in; returns what has been decided, None if it was so already. Nothing follows yet.
 
-    Raises `RendezvousSettingsError` if it does not suit the run, `RendezvousStateError` if too many are.
+    Raises `RendezvousSettingsError` if it does not suit the run, `RendezvousStateError` if so many are
+    quarantined that no more can be; then nothing has changed.
     """
     if isinstance(operation, Resize):
         return _resize(decisions, operation, settings)

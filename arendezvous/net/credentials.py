@@ -162,7 +162,8 @@ async def connect(host: str, port: int, credentials: Credentials) -> anyio.abc.B
     """Connects, with TLS if the credentials say so. Cancellation: safe.
 
     Raises `OSError` if there is no connection to be had, or the handshake failed, and
-    `anyio.BrokenResourceError` if the server broke it off; `why` says either in words.
+    `anyio.BrokenResourceError` if the server broke it off; `why` says either in words. Raises as
+    `ssl_context` does, too.
     """
     context = credentials.ssl_context()
     if context is None:

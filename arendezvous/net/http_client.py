@@ -399,7 +399,10 @@ def _is_stream(response: aiohttp.ClientResponse) -> bool:
 
 
 async def _body_of(response: aiohttp.ClientResponse, most: int | None) -> bytes:
-    """Reads a body; unless it is None, no more than `most` bytes and what comes together with them."""
+    """Reads a body: all of it, or with `most` so many bytes and what comes together with them.
+
+    Raises `UnansweredError` if it has more than `MAX_ANSWER` bytes.
+    """
     pieces: list[bytes] = []
     size = 0
     try:

@@ -121,7 +121,7 @@ class TlsFiles(msgspec.Struct, frozen=True):
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
-    @functools.lru_cache(maxsize=32)  # noqa: B019 - that of so many may stay
+    @functools.lru_cache(maxsize=32)  # noqa: B019 - it may keep so many that nobody uses any more
     def fresh_client_context(self) -> FreshContext:
         """Returns the settings of a client, shared by all who use the same files and kept up to date.
 
@@ -147,7 +147,7 @@ class TlsFiles(msgspec.Struct, frozen=True):
         if self.key:
             _require_readable(names.key, self.key)
         try:
-            context.load_cert_chain(self.cert, self.key or None, password=str)  # at no terminal
+            context.load_cert_chain(self.cert, self.key or None, password=str)  # none: OpenSSL asks nobody
         except OSError as error:
             if not _has_certificates(self.cert):
                 raise RendezvousSettingsError.of(names.cert, self.cert, _CERTIFICATES) from error

@@ -16,7 +16,7 @@ from arendezvous.net.background import require_asyncio
 from arendezvous.net.forks import Origin
 from arendezvous.stores.port import Store
 
-CLOSE_TIMEOUT: Final = 1.0
+CLOSE_TIMEOUT: Final = 1.0  # seconds that what is under way has to end
 
 
 class ConnectedStore(Store):

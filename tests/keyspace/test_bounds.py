@@ -378,6 +378,16 @@ def test_those_who_watch_and_those_who_wait_in_a_run_that_is_deleted() -> None:
     assert [owed for owed in keys.handle(A, Set(JOB + b"late", b"")) if owed[0] == C] == [(C, DONE)]
 
 
+def test_of_many_who_watch_keys_of_a_run_that_is_deleted_none_is_forgotten() -> None:
+    keys = Keyspace()
+    for client in range(1, 301):
+        key = JOB + b"%d" % client
+        keys.handle(client, Set(key, b"v"))
+        keys.handle(client, Watch(key, keys.revision_of(key)))
+    told = [*keys.delete_run(JOB), *settle(keys)]
+    assert sorted(client for client, _ in told) == list(range(1, 301))
+
+
 def test_a_run_without_keys_takes_nothing() -> None:
     keys = Keyspace()
     for number in range(100):

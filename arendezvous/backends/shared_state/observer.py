@@ -148,10 +148,8 @@ class Observer:
             if word is not None:
                 cause, reason = word.cause, word.reason
             elif not self.exists or self.state.round < before.round:
-                cause, reason = (
-                    law.Cause.SUPERSEDED,
-                    "the store has lost the state of the run; it was restarted",
-                )
+                cause = law.Cause.SUPERSEDED
+                reason = "the store has lost the state of the run; it was restarted"
             else:
                 cause, reason = self._guess(sight, now, settings, mine=node in own)
                 if node in own and now - sight.beat < _overdue(settings):

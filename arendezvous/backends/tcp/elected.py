@@ -48,8 +48,10 @@ class ElectedServer(Locator):
             directory.
         is_host: Whether this process may host it; None: if it can.
 
-    Its fields:
+    Attributes:
         credentials: The same; with the token, once it is connected.
+
+    Its other fields:
         _hosting: Ends the server of this process.
         _campaigning: Held while it is settled who serves, once for all who want to connect.
         _found: Who led when it was connected to etcd, until that has been used.
@@ -241,7 +243,7 @@ class ElectedBackend(SessionBackend):
         run_id: The run.
         cluster: How to reach etcd; see `EtcdClient`.
         prefix: What the keys in etcd begin with; all runs below one prefix have one server.
-        read_timeout: See `SessionBackend`; so is `join_timeout`.
+        read_timeout: See `SessionBackend`, as for `join_timeout`.
         credentials: What the server is shown, and what one of this process asks for.
         is_host: False never serves; None serves if nobody does.
         port: The port at which a server of this process listens; 0 picks a free one.

@@ -26,7 +26,7 @@ class EmbeddedBackend(SessionBackend):
         host: Where the server is, or will be.
         port: Its port; 0 if this node is to serve it on a free one.
         run_id: The run.
-        read_timeout: See `SessionBackend`; so is `join_timeout`.
+        read_timeout: See `SessionBackend`, as for `join_timeout`.
         credentials: Also what a server that this process hosts asks for, and speaks TLS with.
         is_host: See `hosting.host_server`.
     """

@@ -64,6 +64,8 @@ class SessionBackend(BackendBase):
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
 
+    name = "tcp"
+
     def __init__(
         self,
         host: str,
@@ -104,10 +106,6 @@ class SessionBackend(BackendBase):
         self._hello = msgspec.structs.replace(self._hello, token=credentials.token)
 
     @property
-    def name(self) -> str:
-        return "tcp"
-
-    @property
     def endpoint(self) -> str:
         return f"tcp://{self._servers}"
 
@@ -126,7 +124,7 @@ class SessionBackend(BackendBase):
     async def _open(self) -> None:
         """Connects; tries again until the read time-out is over, or that for joining, if it is shorter."""
         patience = min(self._read_timeout, self._join_timeout)
-        self._restoring = True
+        self._restoring = True  # what is lost meanwhile is for this to restore, and not for the background
         try:
             if not await self._reconnect(patience):
                 raise self._unreachable(patience)

@@ -276,7 +276,7 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
 
         try:
             await finish(claim)
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await anyio.lowlevel.checkpoint_if_cancelled()  # by a scope, which `finish` does not tell
         except anyio.get_cancelled_exc_class():
             if claimed:
                 await finish(self._push, queue, item.value, doing)

@@ -23,8 +23,10 @@ from arendezvous.stores.arguments import key_from_bytes
 from arendezvous.stores.tcp.connection import ConnectionGone, Dialer, StoreConnection
 from arendezvous.stores.timeouts import describe
 
-_READS = (messages.Get, messages.MultiGet, messages.Check, messages.Wait)
-_COUNTS = (messages.NumKeys, messages.QueueLen, messages.ListKeys)
+_READS = (
+    messages.Get, messages.MultiGet, messages.Check, messages.NumKeys, messages.QueueLen, messages.ListKeys,
+    messages.Wait,
+)  # fmt: skip
 _MAX_IDLE = 16
 _MAX_OPENERS = 32
 
@@ -209,7 +211,7 @@ class ConnectionPool:
         doing = _doing(request)
         if lost.silent:
             raise self._unreachable(doing, self._read_timeout, lost) from lost
-        if isinstance(request, (*_READS, *_COUNTS)):
+        if isinstance(request, _READS):
             return
         if isinstance(request, (messages.Add, messages.Barrier)):
             await self._look_for_refusal(request.key, lost)

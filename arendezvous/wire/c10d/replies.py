@@ -103,7 +103,10 @@ _PUT: dict[type, Callable[[Any], bytes | Iterator[Buffer]]] = {
 
 
 def encode_reply(reply: msg.Reply) -> bytes | Iterator[Buffer]:
-    """Puts one reply to bytes; of a long one it gives the pieces, each made when it is asked for."""
+    """Puts one reply to bytes; of a long one it gives the pieces, each made when it is asked for.
+
+    Absent values become empty ones, as the protocol knows no other.
+    """
     return _PUT[type(reply)](reply)
 
 
@@ -211,7 +214,7 @@ class ReplyParser(WireParser):
 
     def _flag(self, kind: type[msg.Reply], code: int) -> msg.Reply:
         if code > 1:
-            asked = "READY" if kind is msg.Ready else "WAIT"
+            asked = {msg.Ready: "READY", msg.WaitDone: "WAIT"}.get(kind, "CANCEL")
             raise C10dProtocolError(f"the server answered {asked} with {code}, which must be 0 or 1")
         if kind is msg.Ready:
             return msg.Ready(code == 0)

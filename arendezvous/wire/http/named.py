@@ -72,7 +72,8 @@ def to_twin(value: object, twin: type[T]) -> T:
 def twin_of(kind: type[msgspec.Struct], *without: str, request: bool = False) -> type[msgspec.Struct]:
     """Makes the twin of a struct: what its JSON looks like. In a `request` an unknown field is an error."""
     taken = [field for field in structs.fields(kind) if field.name not in ("now", *without)]
-    docs = [(base.__doc__ or "").partition("Attributes:") for base in kind.__mro__[:-3]]  # of structs of ours
+    ours = [base for base in kind.__mro__ if issubclass(base, msgspec.Struct) and base is not msgspec.Struct]
+    docs = [(base.__doc__ or "").partition("Attributes:") for base in ours]
     doc = f"{docs[0][0]}Attributes:{''.join(attributes for _, _, attributes in docs)}"
     return make_twin(kind.__name__, doc, [twin_field(one, request=request) for one in taken], request=request)
 

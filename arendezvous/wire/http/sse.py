@@ -31,7 +31,10 @@ class EventParser:
         self._id = ""  # the id that was sent last
 
     def feed(self, data: bytes) -> list[ServerEvent]:
-        """Takes bytes; returns the events that are complete now. Raises `FrameError` if one is too long."""
+        """Takes bytes; returns the events that are complete now; comments are none.
+
+        Raises `FrameError` if one is too long; the parser must not be fed any more.
+        """
         end = data.rfind(b"\n") + 1  # what came before it is known to hold no end of a line
         kept = len(self._buffer)
         self._buffer += data

@@ -163,7 +163,7 @@ class View(_Numbered, frozen=True):
 class Entrusted(View, frozen=True):
     """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it."""
 
-    image: bytes  # A `RunImage` in MessagePack, or a part of one
+    image: bytes  # a `RunImage` in MessagePack, or a part of one
     adds: bool = False  # whether it is a part, to be told before earlier ones; else it replaces those
 
 
@@ -293,7 +293,8 @@ def _refused(said: str) -> FrameError:
 class FrameParser:
     """Cuts a stream of bytes into frames; sans-I/O.
 
-    A frame of more than `limit` bytes, the `first` of more than that, is refused before any of it is stored.
+    A frame of more than `limit` bytes is refused before any of it is stored; the first one, if `first` is
+    given, of more than that.
     """
 
     __slots__ = ("_buffer", "_limit", "_next", "kept")
@@ -305,7 +306,10 @@ class FrameParser:
         self.kept = 0  # bytes of a frame that is not complete
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Takes bytes; returns the frames that are complete now. Raises `FrameError` if one is too long."""
+        """Takes bytes; returns the frames that are complete now, without their lengths.
+
+        Raises `FrameError` if one is too long, or empty; the parser must not be fed any more.
+        """
         buffer = self._buffer
         if buffer:
             buffer += data

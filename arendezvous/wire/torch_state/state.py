@@ -72,7 +72,7 @@ class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
     """Adds to stock's state what it does not know."""
 
     version: int = _ANNEX_VERSION  # of this format
-    pulse: _Text = "0"  # changes with all that one of ours does, but heartbeats; see `backends.tokens`
+    pulse: _Text = "0"  # changes with all that one of ours does, but heartbeats; see `FencedKey`
     settings: RunSettings | None = None  # of those of our nodes that are in the run
     arrivals: _Count = 0  # how many nodes ever arrived, as far as ours have seen
     nodes: dict[str, NodeEntry] = {}  # by stock's text for the node
