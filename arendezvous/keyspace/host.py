@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 import anyio
@@ -43,8 +44,8 @@ class KeyspaceHost:
         self._rows: KeyspaceRows | None = None  # what has changed; None: changes are not recorded
         self._note: Release = lambda: None  # asks for it to be collected
         self._sent: Marks | None = None  # what is being recorded; None: nothing is
-        self._held: dict[Release, None] = {}  # what waits until that is down
-        self._gathered: dict[Release, None] = {}  # what waits until the changes since are down
+        self._held: dict[object, list[Release]] = {}  # what waits until that is down, by whom it is for
+        self._gathered: dict[object, list[Release]] = {}  # what waits until the changes since are down
 
     def attach(self, client: KeyspaceClient) -> int:
         """Gives `client` a number, by which it is known until it is detached."""
@@ -53,8 +54,9 @@ class KeyspaceHost:
         return self._last_client
 
     def detach(self, number: int) -> None:
-        """Forgets a client and its waits; may be called again."""
+        """Forgets a client, its waits, and what is held for it; may be called again."""
         if self.clients.pop(number, None) is not None:
+            self._forget(number)
             self.deliver(self.keyspace.drop(number))
 
     def ask(self, number: int, request: StoreRequest) -> None:
@@ -91,7 +93,7 @@ class KeyspaceHost:
         """Delivers a reply to a client, as soon as that may be."""
         client = self.clients[to]
         if self.holds:
-            self.when_recorded(partial(client.deliver, reply))
+            self.when_recorded(to, partial(client.deliver, reply))
         else:
             client.deliver(reply)
 
@@ -120,30 +122,34 @@ class KeyspaceHost:
         """Whether there are changes that are not recorded."""
         return self._rows is not None and (self._sent is not None or bool(self._rows.marks))
 
-    def when_recorded(self, release: Release) -> None:
-        """Calls `release` once all changes up to now are recorded; only while it `holds`."""
-        if self._rows is not None and self._rows.marks:
-            self._gathered[release] = None
-        else:
-            self._held[release] = None
+    def when_recorded(self, whose: object, release: Release) -> None:
+        """Calls `release` once all changes up to now are recorded; only while it `holds`.
+
+        It is for the client with the number `whose`: not if that is detached before.
+        """
+        waiting = self._gathered if self._rows is not None and self._rows.marks else self._held
+        waiting.setdefault(whose, []).append(release)
+
+    def _forget(self, whose: object) -> None:
+        """Keeps nothing of who gives up while nothing can be recorded."""
+        for waiting in (self._gathered, self._held):
+            waiting.pop(whose, None)
 
     async def settled(self) -> None:
         """Returns once all changes up to now are recorded. Cancellation: safe."""
         if self.holds:
             event = anyio.Event()
-            self.when_recorded(event.set)
+            self.when_recorded(event, event.set)
             try:
                 await event.wait()
-            finally:  # nothing is kept of those who give up while nothing can be recorded
-                for waiting in (self._gathered, self._held):
-                    waiting.pop(event.set, None)
+            finally:
+                self._forget(event)
 
     def collect(self, batch: RowBatch) -> None:
         """Adds all that has changed since it was recorded."""
         if self._rows is not None and self._rows.marks:
             self._sent = self._rows.collect(self.keyspace, batch)
-            self._held |= self._gathered
-            self._gathered = {}
+            _move(self._gathered, self._held)
 
     def recorded(self) -> None:
         """Notes that what was collected is recorded: who has waited for that is told."""
@@ -151,7 +157,7 @@ class KeyspaceHost:
             return
         self._sent = None
         held, self._held = self._held, {}
-        for release in held:
+        for release in chain.from_iterable(held.values()):
             try:
                 release()
             except Exception as error:  # noqa: BLE001 - it must not keep others from their replies
@@ -163,7 +169,14 @@ class KeyspaceHost:
         if self._rows is not None and self._sent is not None:
             self._rows.put_back(self._sent)
             self._sent = None
-            self._gathered, self._held = self._held | self._gathered, {}
+            _move(self._gathered, self._held)
+            self._gathered, self._held = self._held, {}
+
+
+def _move(some: dict[object, list[Release]], behind: dict[object, list[Release]]) -> None:
+    for whose, releases in some.items():
+        behind.setdefault(whose, []).extend(releases)
+    some.clear()
 
 
 class Caller:

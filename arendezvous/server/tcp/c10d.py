@@ -237,7 +237,7 @@ class C10dConnection(PacedConnection):
         """Has all that is sent from now on wait until the changes so far are recorded, if they have to be."""
         if self._host.holds and self._outlet.held is None:
             self._outlet.hold()
-            self._host.when_recorded(self._recorded)
+            self._host.when_recorded(self._number, self._recorded)
 
     def _recorded(self) -> None:
         if self._transport is None:
