@@ -85,7 +85,7 @@ class TcpConnection(SharedBufferProtocol):
             return
         self._listener.connections.add(self)
         set_no_delay(transport)
-        loop, seconds = asyncio.get_running_loop(), self._context.limits.handshake_timeout
+        loop, seconds = asyncio.get_running_loop(), self._context.shared.limits.handshake_timeout
         self._deadline = loop.call_later(seconds, self._too_late)
 
     def data_received(self, data: bytes) -> None:
@@ -149,7 +149,7 @@ class TcpConnection(SharedBufferProtocol):
             self._take_up(NativeSession(self._listener.sessions))
         elif first == login.PREFACE[0]:
             self._traffic, self._login = traffic["c10d"], LoginParser()
-            loop, seconds = asyncio.get_running_loop(), self._context.limits.handshake_timeout
+            loop, seconds = asyncio.get_running_loop(), self._context.shared.limits.handshake_timeout
             self._deadline = loop.call_later(seconds, self._too_late)
         elif first == VALIDATE and (access.plain_stores or not access.authority.asks):
             self._traffic = traffic["c10d"]
@@ -167,7 +167,7 @@ class TcpConnection(SharedBufferProtocol):
         protocol.connection_made(self._transport)
 
     def _store_connection(self, grant: Grant) -> C10dConnection:
-        settings = C10dSettings(handshake_timeout=self._context.limits.handshake_timeout)
+        settings = C10dSettings(handshake_timeout=self._context.shared.limits.handshake_timeout)
         return C10dConnection(self._context.keys, self._context.shared, settings, grant)
 
     def _log_in(self, parser: LoginParser, data: bytes) -> None:
@@ -214,7 +214,7 @@ class TcpConnection(SharedBufferProtocol):
         self._context.shared.throttle.failed(self._peer, _TOKENLESS if first == VALIDATE else why)
 
     def _too_late(self) -> None:
-        seconds = self._context.limits.handshake_timeout
+        seconds = self._context.shared.limits.handshake_timeout
         if self._login is not None:
             self._refuse_login(FrameError(f"its login was not complete after {seconds:g} s"))
         else:
