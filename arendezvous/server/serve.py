@@ -244,11 +244,12 @@ async def serve_here(
         stack.enter_context(access.authority.observed(tcp.dismiss))
         stack.enter_context(access.authority.kept_fresh())
         stack.callback(clock.stop)
+        named = [port for _, port in filter(None, (settings.tcp, settings.http)) if port]
         settings = replace(settings, tcp=await tcp.start(*settings.tcp, tls))
         if settings.http is not None:
             settings = replace(settings, http=await _open_http(stack, context, tls, settings.http))
         has_record = coordinator.records is not None and not coordinator.records.is_first
-        if not has_record and (follows or any(map(was_served, listeners.ports.values()))):
+        if not has_record and (follows or any(map(was_served, named))):
             coordinator.follow()  # runs may be unknown here that the one before knew; no client was heard yet
         stack.callback(admission.close)
         server = Server(settings, context)

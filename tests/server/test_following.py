@@ -57,6 +57,13 @@ async def test_a_server_that_follows_one_whose_clients_were_still_there_gives_no
             assert number > 0
 
 
+async def test_a_server_at_any_free_port_follows_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can have known its address before; another program's connections may have ended there."""
+    monkeypatch.setattr("arendezvous.server.serve.was_served", lambda _: True)
+    async with ar.serve("127.0.0.1:0", http="127.0.0.1:0") as server:
+        assert await meet(server.tcp_url) == {0}
+
+
 async def test_a_server_that_is_told_so_follows_another_wherever_that_was(free_port: int) -> None:
     async with ar.serve(f"127.0.0.1:{free_port}", follows=True) as server:
         (number,) = await meet(server.tcp_url)
