@@ -281,10 +281,11 @@ class RunRecords:
             members, proofs = [*head.members.members], head.members.known()
         for key, value in sorted(found.items()):
             roster, kind, name = (part.decode() for part in key.split(b"/"))
-            rows.has_rows |= roster == head.roster
             if roster != head.roster:
                 rows.garbage.append(_prefix(run_id, roster))
-            elif kind == "roster":
+                continue
+            rows.has_rows = True
+            if kind == "roster":
                 page = msgspec.msgpack.decode(value, type=image.Roster)
                 proofs |= {len(members) + place: proof for place, proof in page.known().items()}
                 members += page.members
