@@ -278,7 +278,7 @@ class RunRecords:
         drains: dict[str, image.DrainRow] = {}
         members, proofs = list[NodeDesc](), dict[int, bytes]()  # by rank
         if head.members is not None:
-            members, proofs = [*head.members.members], head.members.known()
+            members, proofs = [*head.members.members], head.members.known(head.world_size)
         for key, value in sorted(found.items()):
             roster, kind, name = (part.decode() for part in key.split(b"/"))
             if roster != head.roster:
@@ -287,10 +287,11 @@ class RunRecords:
             rows.has_rows = True
             if kind == "roster":
                 page = msgspec.msgpack.decode(value, type=image.Roster)
-                proofs |= {len(members) + place: proof for place, proof in page.known().items()}
+                some = page.known(len(page.members)) if page.proofs else {}  # else they have a row
+                proofs |= {len(members) + place: proof for place, proof in some.items()}
                 members += page.members
             elif kind == "proofs":
-                proofs |= image.Roster((), value).known()
+                proofs |= image.Roster((), value).known(head.world_size)
             elif kind == "departed":
                 departed[unquote(name)] = msgspec.msgpack.decode(value, type=image.DepartureRow)
             else:

@@ -126,9 +126,11 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
     # by rank; those of release 0.2 are a tuple; empty: in another row
     proofs: bytes | tuple[bytes, ...] = b""
 
-    def known(self) -> dict[int, bytes]:
-        """Returns the proofs that it has, by their places."""
+    def known(self, count: int) -> dict[int, bytes]:
+        """Returns the proofs that it has, by their places; raises `ValueError` if they are not `count`."""
         proofs = self.proofs if isinstance(self.proofs, tuple) else split_proofs(self.proofs)
+        if len(proofs) != count:
+            raise ValueError(f"{len(proofs)} proofs of {count} members")
         return {place: one for place, one in enumerate(proofs) if one.strip(b"\0")}
 
 

@@ -23,7 +23,7 @@ from arendezvous.coordinator.run import Attachment, Outcome, proof
 from arendezvous.errors import RendezvousClosedError, RendezvousStateError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.checks import MAX_NAME
-from arendezvous.law.image import Roster, RunHead
+from arendezvous.law.image import PROOF, Roster, RunHead
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.state import MAX_ADDRESSES, Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.testing.journal_checks import MemoryJournal
@@ -286,6 +286,17 @@ async def test_another_process_does_not_become_a_member_that_has_not_come_back_y
         two.coordinator.propose(stranger, Resume(NodeDesc("a"), PAIR, 1, 0, 0, 2, held["a"].digest))
         assert two.coordinator.view_of(stranger).phase is Phase.GONE
         assert two.resume("a", held["a"]).phase is Phase.MEMBER
+
+
+async def test_a_record_in_which_proofs_are_missing_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "FEW", 0)
+    journal = MemoryJournal()
+    await met(journal)
+    [key] = [key for key in journal.rows if b"/proofs/" in key]
+    journal.rows[key] = journal.rows[key][:-PROOF]
+    with pytest.raises(RendezvousStateError, match=r"damaged \(1 proofs of 2 members\)"):
+        async with life(journal):
+            pass
 
 
 async def test_the_rows_of_release_0_2_tell_members_from_strangers() -> None:
